@@ -1,0 +1,193 @@
+//! A packet and an image to one [`Verdict`]: the only place where a packet's fate is decided.
+//!
+//! Order, so that what is common leaves first: protocol and destination port (one bit), destination
+//! address, frontend, allowlist, exemptions. No connection state: removing a range cuts live
+//! connections with the next packet.
+
+use crate::{
+    abi::{ADDRESS_ALSO_NODE, ADDRESS_NODE, Chunk, POLICY_EXEMPT, Policy},
+    parse::{Flow, Link, Packet, Parsed, Transport, V4, V6, parse},
+    tables::{self, Image},
+};
+
+/// Why a packet passes or is dropped; also the index of its counter in the map `REASONS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Reason {
+    /// Not addressed to a frontend.
+    Unguarded = 0,
+    /// The source is in the cluster's allowlist.
+    Listed = 1,
+    /// The source is exempt seed-wide.
+    Exempt = 2,
+    /// The source is in neither.
+    NotListed = 3,
+    /// A first fragment that does not hold the transport header.
+    ShortFragment = 4,
+    /// The transport header of a packet to a guarded address cannot be found.
+    HiddenTransport = 5,
+}
+
+impl Reason {
+    /// All reasons, in the order of their counters.
+    pub const ALL: [Self; 6] = [
+        Self::Unguarded,
+        Self::Listed,
+        Self::Exempt,
+        Self::NotListed,
+        Self::ShortFragment,
+        Self::HiddenTransport,
+    ];
+
+    /// The name in metrics and messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unguarded => "unguarded",
+            Self::Listed => "listed",
+            Self::Exempt => "exempt",
+            Self::NotListed => "not_listed",
+            Self::ShortFragment => "short_fragment",
+            Self::HiddenTransport => "hidden_transport",
+        }
+    }
+
+    /// What is done with the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn action(self) -> Action {
+        match self {
+            Self::Unguarded | Self::Listed | Self::Exempt => Action::Pass,
+            Self::NotListed | Self::ShortFragment | Self::HiddenTransport => Action::Drop,
+        }
+    }
+}
+
+/// What the program does with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Let the next program see it.
+    Pass,
+    /// Drop it.
+    Drop,
+}
+
+/// The decision on one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why.
+    pub reason: Reason,
+    /// Counter slot of the cluster, [`Verdict::NO_CLUSTER`] where none is concerned.
+    pub cluster: u32,
+}
+
+impl Verdict {
+    /// No cluster is concerned.
+    pub const NO_CLUSTER: u32 = u32::MAX;
+
+    #[inline(always)]
+    const fn of_node(reason: Reason) -> Self {
+        Self { reason, cluster: Self::NO_CLUSTER }
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Decided.
+    Final(Verdict),
+    /// More of the packet has to be made readable first, see [`Parsed::Truncated`].
+    Truncated,
+}
+
+/// Parses a packet and decides it.
+#[inline(always)]
+pub fn judge<P: Packet, I: Image>(packet: &P, link: Link, image: &I) -> Judgement {
+    match parse(packet, link) {
+        Parsed::Unjudged => Judgement::Final(Verdict::of_node(Reason::Unguarded)),
+        Parsed::Truncated => Judgement::Truncated,
+        Parsed::V4(flow) => Judgement::Final(decide(&flow, image)),
+        Parsed::V6(flow) => Judgement::Final(decide(&flow, image)),
+    }
+}
+
+/// Decides a flow.
+#[inline(always)]
+pub fn decide<A: Address, I: Image>(flow: &Flow<A>, image: &I) -> Verdict {
+    let unguarded = Verdict::of_node(Reason::Unguarded);
+    let Some(head) = image.chunk(0) else {
+        return unguarded;
+    };
+    let (protocol, port, whole) = match flow.transport {
+        Transport::Ports { protocol, destination, whole, source: _ } => {
+            (protocol as u32, u32::from(destination), whole)
+        }
+        Transport::Hidden => {
+            return match flow.destination.number(head) {
+                0 => unguarded,
+                _ => Verdict::of_node(Reason::HiddenTransport),
+            };
+        }
+    };
+    if !tables::port_is_guarded(head, protocol, port) {
+        return unguarded;
+    }
+    let number = flow.destination.number(head);
+    if number == 0 {
+        return unguarded;
+    }
+    let mut index = tables::frontend_policy(head, number & !ADDRESS_ALSO_NODE, protocol, port);
+    if index == 0 && number & ADDRESS_ALSO_NODE != 0 {
+        index = tables::frontend_policy(head, ADDRESS_NODE, protocol, port);
+    }
+    if index == 0 {
+        return unguarded;
+    }
+    let Some(policy) = tables::policy(image, index) else {
+        return unguarded;
+    };
+    let verdict = |reason| Verdict { reason, cluster: policy.counter };
+    if !whole {
+        return verdict(Reason::ShortFragment);
+    }
+    if flow.source.is_in(policy, image) {
+        return verdict(Reason::Listed);
+    }
+    match tables::policy(image, POLICY_EXEMPT) {
+        Some(exempt) if flow.source.is_in(exempt, image) => verdict(Reason::Exempt),
+        _ => verdict(Reason::NotListed),
+    }
+}
+
+/// What `decide` asks of an address of either family.
+pub trait Address: Copy {
+    /// Number of this address as a destination, 0 if no frontend has it.
+    fn number(self, head: &Chunk) -> u32;
+    /// Whether the policy admits this address as a source.
+    fn is_in<I: Image>(self, policy: &Policy, image: &I) -> bool;
+}
+
+impl Address for V4 {
+    #[inline(always)]
+    fn number(self, head: &Chunk) -> u32 {
+        tables::address4_number(head, self.0)
+    }
+
+    #[inline(always)]
+    fn is_in<I: Image>(self, policy: &Policy, image: &I) -> bool {
+        tables::contains32(image, &policy.v4, self.0)
+    }
+}
+
+impl Address for V6 {
+    #[inline(always)]
+    fn number(self, head: &Chunk) -> u32 {
+        tables::address6_number(head, self.high, self.low)
+    }
+
+    #[inline(always)]
+    fn is_in<I: Image>(self, policy: &Policy, image: &I) -> bool {
+        tables::contains64(image, &policy.v6, self.high)
+            || tables::contains128(image, &policy.v6_partial, self.high, self.low)
+    }
+}

@@ -1,0 +1,299 @@
+//! Packet bytes to a [`Flow`]: addresses, and what can be said of the transport header.
+//!
+//! Input: a [`Packet`] as a TC hook sees it. Output: the one thing `decide` needs. Nothing is
+//! dropped here: a packet that the kernel's own input would discard is [`Parsed::Unjudged`].
+//!
+//! Sources: RFC 791, RFC 8200 (IPv6 and its extension headers), RFC 4302 (AH), IEEE 802.1Q.
+
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// Extension headers of an IPv6 packet that are followed.
+pub const MAX_EXTENSIONS: u32 = 8;
+/// VLAN tags inside the packet that are skipped (the outermost one is not in the packet at TC).
+pub const MAX_TAGS: u32 = 2;
+
+/// Read access to a packet.
+pub trait Packet {
+    /// The `T` at this offset from where the hook sees the packet begin; `None` if the packet, or
+    /// the part of it that can be read, ends before.
+    fn load<T: FromBytes + Immutable>(&self, offset: u32) -> Option<T>;
+}
+
+/// Where a hook sees a packet begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// At an Ethernet header.
+    Ethernet,
+    /// At the network header: tunnels and other devices without a link header.
+    Raw,
+}
+
+/// Transport protocols that frontends are reached with; the number is the one of the ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Protocol {
+    /// TCP (6).
+    Tcp = 0,
+    /// UDP (17).
+    Udp = 1,
+}
+
+/// An IPv4 address as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V4(pub u32);
+
+/// An IPv6 address as two numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V6 {
+    /// The upper 64 bits.
+    pub high: u64,
+    /// The lower 64 bits.
+    pub low: u64,
+}
+
+/// What can be said of a packet's transport header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// The ports are known.
+    Ports {
+        /// The protocol.
+        protocol: Protocol,
+        /// The source port.
+        source: u16,
+        /// The destination port.
+        destination: u16,
+        /// Whether the fixed part of the header is in this packet: false only in a fragment.
+        whole: bool,
+    },
+    /// It lies behind more extension headers, or another route, than the program follows.
+    Hidden,
+}
+
+/// A packet that has to be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Transport header.
+    pub transport: Transport,
+}
+
+/// Outcome of parsing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// Not for us: no IP, neither TCP nor UDP, a later fragment, or malformed for the kernel too.
+    Unjudged,
+    /// The packet goes on where it cannot be read: more of it has to be made readable.
+    Truncated,
+    /// An IPv4 packet.
+    V4(Flow<V4>),
+    /// An IPv6 packet.
+    V6(Flow<V6>),
+}
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+
+const HOP_BY_HOP: u8 = 0;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+const TCP_HEADER: u32 = 20;
+const UDP_HEADER: u32 = 8;
+
+#[derive(FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Ipv4Header {
+    version_ihl: u8,
+    tos: u8,
+    total_length: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+#[derive(FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Ipv6Header {
+    version_class_label: u32,
+    payload_length: u16,
+    next: u8,
+    hop_limit: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+}
+
+/// The first bytes of every IPv6 extension header.
+#[derive(FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Extension {
+    next: u8,
+    length: u8,
+    /// Fragment offset and flags, or routing type and segments left.
+    detail: [u8; 2],
+}
+
+#[derive(FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Ports {
+    source: u16,
+    destination: u16,
+}
+
+/// Parses a packet.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &P, link: Link) -> Parsed {
+    let (version, at) = match link {
+        Link::Ethernet => match network_header(packet) {
+            Ok(found) => found,
+            Err(parsed) => return parsed,
+        },
+        // Four bytes: the verifier learns nothing from a check for one.
+        Link::Raw => match packet.load::<[u8; 4]>(0) {
+            Some(first) => (first[0] >> 4, 0),
+            None => return Parsed::Truncated,
+        },
+    };
+    match version {
+        4 => ipv4(packet, at),
+        6 => ipv6(packet, at),
+        _ => Parsed::Unjudged,
+    }
+}
+
+/// IP version and offset of the network header behind an Ethernet header and VLAN tags.
+#[inline(always)]
+fn network_header<P: Packet>(packet: &P) -> Result<(u8, u32), Parsed> {
+    let mut offset = 12;
+    for _ in 0..=MAX_TAGS {
+        let Some(ethertype) = packet.load::<u16>(offset) else {
+            return Err(Parsed::Truncated);
+        };
+        match u16::from_be(ethertype) {
+            ETHERTYPE_IPV4 => return Ok((4, offset + 2)),
+            ETHERTYPE_IPV6 => return Ok((6, offset + 2)),
+            ETHERTYPE_VLAN | ETHERTYPE_QINQ => offset += 4,
+            _ => return Err(Parsed::Unjudged),
+        }
+    }
+    Err(Parsed::Unjudged)
+}
+
+#[inline(always)]
+fn ipv4<P: Packet>(packet: &P, at: u32) -> Parsed {
+    let Some(header) = packet.load::<Ipv4Header>(at) else {
+        return Parsed::Truncated;
+    };
+    let protocol = match header.protocol {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return Parsed::Unjudged,
+    };
+    let length = u32::from(header.version_ihl & 0x0f) * 4;
+    let fragment = u16::from_be(header.fragment);
+    if header.version_ihl >> 4 != 4 || length < 20 || fragment & 0x1fff != 0 {
+        return Parsed::Unjudged;
+    }
+    let Some(ports) = packet.load::<Ports>(at + length) else {
+        return Parsed::Truncated;
+    };
+    let more_fragments = fragment & 0x2000 != 0;
+    let payload = u32::from(u16::from_be(header.total_length)).saturating_sub(length);
+    Parsed::V4(Flow {
+        source: V4(u32::from_be(header.source)),
+        destination: V4(u32::from_be(header.destination)),
+        transport: transport(protocol, &ports, !more_fragments || holds_header(protocol, payload)),
+    })
+}
+
+#[inline(always)]
+fn ipv6<P: Packet>(packet: &P, at: u32) -> Parsed {
+    let Some(header) = packet.load::<Ipv6Header>(at) else {
+        return Parsed::Truncated;
+    };
+    if u32::from_be(header.version_class_label) >> 28 != 6 {
+        return Parsed::Unjudged;
+    }
+    let flow = |transport| {
+        Parsed::V6(Flow {
+            source: address6(header.source),
+            destination: address6(header.destination),
+            transport,
+        })
+    };
+    let end = at + 40 + u32::from(u16::from_be(header.payload_length));
+    let (mut offset, mut next, mut in_fragment) = (at + 40, header.next, false);
+    for _ in 0..MAX_EXTENSIONS {
+        if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
+            break;
+        }
+        let Some(extension) = packet.load::<Extension>(offset) else {
+            return Parsed::Truncated;
+        };
+        match next {
+            FRAGMENT => {
+                let fragment = u16::from_be_bytes(extension.detail);
+                if fragment & 0xfff8 != 0 {
+                    return Parsed::Unjudged;
+                }
+                in_fragment |= fragment & 1 != 0;
+                offset += 8;
+            }
+            AUTHENTICATION => offset += (u32::from(extension.length) + 2) * 4,
+            // Segments left: the kernel takes another destination from the header.
+            ROUTING if extension.detail[1] != 0 => return flow(Transport::Hidden),
+            _ => offset += (u32::from(extension.length) + 1) * 8,
+        }
+        next = extension.next;
+    }
+    let protocol = match next {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS => {
+            return flow(Transport::Hidden);
+        }
+        _ => return Parsed::Unjudged,
+    };
+    let Some(ports) = packet.load::<Ports>(offset) else {
+        return Parsed::Truncated;
+    };
+    let whole = !in_fragment || holds_header(protocol, end.saturating_sub(offset));
+    flow(transport(protocol, &ports, whole))
+}
+
+#[inline(always)]
+fn transport(protocol: Protocol, ports: &Ports, whole: bool) -> Transport {
+    Transport::Ports {
+        protocol,
+        source: u16::from_be(ports.source),
+        destination: u16::from_be(ports.destination),
+        whole,
+    }
+}
+
+/// Whether this many bytes hold the fixed part of the transport header.
+#[inline(always)]
+fn holds_header(protocol: Protocol, bytes: u32) -> bool {
+    match protocol {
+        Protocol::Tcp => bytes >= TCP_HEADER,
+        Protocol::Udp => bytes >= UDP_HEADER,
+    }
+}
+
+#[inline(always)]
+fn address6(words: [u32; 4]) -> V6 {
+    let [a, b, c, d] = words.map(|word| u64::from(u32::from_be(word)));
+    V6 { high: a << 32 | b, low: c << 32 | d }
+}

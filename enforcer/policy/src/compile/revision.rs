@@ -1,0 +1,143 @@
+//! Digest of the policy that all nodes share, so that nodes can be compared.
+//!
+//! Left out: this node's own addresses, and pods, which each node learns at its own time.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
+use crate::model::{
+    Cluster, ExposeStrategy, Frontend, FrontendAddress, Options, Protocol, RangeList, Seed,
+    SeedDefaults, SeedNode, Snapshot,
+};
+
+/// SHA-256, shown as its first 12 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revision(pub [u64; 4]);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:012x}", self.0[0] >> 16)
+    }
+}
+
+/// Digest of a snapshot.
+#[must_use]
+pub fn revision(snapshot: &Snapshot) -> Revision {
+    let Snapshot { options, seed, clusters, nodes, this_node: _ } = snapshot;
+    let mut feed = Feed(Sha256::new());
+    feed.options(options);
+    feed.number(u64::from(seed.is_some()));
+    if let Some(Seed { name, default_ranges, load_balancer_ranges }) = seed {
+        feed.text(name);
+        feed.list(default_ranges.as_ref());
+        feed.list(load_balancer_ranges.as_ref());
+    }
+    feed.number(clusters.len() as u64);
+    for cluster in clusters.values() {
+        feed.cluster(cluster);
+    }
+    feed.number(nodes.len() as u64);
+    for (name, SeedNode { addresses, pod_ranges }) in nodes {
+        feed.text(name);
+        feed.number(addresses.len() as u64);
+        for address in addresses {
+            feed.address(*address);
+        }
+        feed.nets(pod_ranges.iter().copied());
+    }
+    let digest: [u8; 32] = feed.0.finalize().into();
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(digest.chunks_exact(8)) {
+        *word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
+    Revision(words)
+}
+
+/// Writes values so that different sequences of them never give the same bytes.
+struct Feed(Sha256);
+
+impl Feed {
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_be_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len() as u64);
+        self.0.update(text);
+    }
+
+    fn address(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => {
+                self.0.update([4]);
+                self.0.update(address.octets());
+            }
+            IpAddr::V6(address) => {
+                self.0.update([6]);
+                self.0.update(address.octets());
+            }
+        }
+    }
+
+    fn nets(&mut self, nets: impl ExactSizeIterator<Item = IpNet>) {
+        self.number(nets.len() as u64);
+        for net in nets {
+            self.address(net.network());
+            self.0.update([net.prefix_len()]);
+        }
+    }
+
+    fn list(&mut self, list: Option<&RangeList>) {
+        self.number(u64::from(list.is_some()));
+        if let Some(RangeList { origin: _, ranges, written }) = list {
+            self.nets(ranges.iter().map(|range| range.net));
+            self.number(*written as u64);
+        }
+    }
+
+    fn options(&mut self, options: &Options) {
+        let Options { seed_defaults, exempt, exempt_seed } = options;
+        self.number(match seed_defaults {
+            SeedDefaults::Appended => 0,
+            SeedDefaults::Always => 1,
+        });
+        self.nets(exempt.iter().copied());
+        self.number(u64::from(exempt_seed.nodes) << 1 | u64::from(exempt_seed.pods));
+    }
+
+    fn cluster(&mut self, cluster: &Cluster) {
+        let Cluster {
+            id,
+            namespace,
+            strategy,
+            allowed,
+            frontends,
+            own_pods: _,
+            api_server_pods: _,
+        } = cluster;
+        self.text(&id.0);
+        self.text(namespace);
+        self.number(match strategy {
+            ExposeStrategy::NodePort => 0,
+            ExposeStrategy::LoadBalancer => 1,
+            ExposeStrategy::Tunneling => 2,
+        });
+        self.list(allowed.as_ref());
+        self.number(frontends.len() as u64);
+        for Frontend { protocol, at, kind: _, service: _, port_name: _ } in frontends {
+            self.number(match protocol {
+                Protocol::Tcp => 0,
+                Protocol::Udp => 1,
+            });
+            match *at {
+                FrontendAddress::Node { port } => self.number(u64::from(port)),
+                FrontendAddress::Address { address, port } => {
+                    self.address(address);
+                    self.number(u64::from(port));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Snapshots and packets for property tests: a small world in which everything collides.
+//!
+//! Addresses come from few bases and their neighbours, so that ranges nest, touch and overlap,
+//! clusters claim the same frontends, and packets fall on both sides of every boundary.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use crate::{
+    model::{
+        Cluster, ClusterId, ExemptSeed, ExposeStrategy, Frontend, FrontendAddress, FrontendKind,
+        ListedRange, ObjectRef, Options, Origin, Protocol, RangeList, Seed, SeedDefaults, SeedNode,
+        Snapshot, ThisNode,
+    },
+    oracle::Packet,
+};
+
+const BASES4: [[u8; 4]; 6] =
+    [[10, 0, 0, 0], [10, 244, 1, 7], [192, 0, 2, 1], [198, 51, 100, 77], [0, 0, 0, 0], [255; 4]];
+
+fn bases6() -> Vec<u128> {
+    [
+        "2001:db8::1",
+        "2001:db8:0:1::",
+        "2001:db8:0:1:8000::5",
+        "fd00:10:244:1::7",
+        "::",
+        "::ffff:10.0.0.1",
+    ]
+    .iter()
+    .filter_map(|text| text.parse::<Ipv6Addr>().ok())
+    .map(u128::from)
+    .chain([u128::MAX])
+    .collect()
+}
+
+/// An address at or next to a base, or at an end of some network around it.
+pub fn address() -> impl Strategy<Value = IpAddr> {
+    let v4 = (select(&BASES4[..]), 0..=32_u8, 0..4_u8).prop_map(|(base, length, end)| {
+        let base = u32::from(Ipv4Addr::from(base));
+        let host = u32::MAX.checked_shr(length.into()).unwrap_or(0);
+        IpAddr::V4(Ipv4Addr::from(match end {
+            0 => base & !host,
+            1 => base | host,
+            2 => (base & !host).wrapping_sub(1),
+            _ => (base | host).wrapping_add(1),
+        }))
+    });
+    let v6 = (select(bases6()), 0..=128_u8, 0..4_u8).prop_map(|(base, length, end)| {
+        let host = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+        IpAddr::V6(Ipv6Addr::from(match end {
+            0 => base & !host,
+            1 => base | host,
+            2 => (base & !host).wrapping_sub(1),
+            _ => (base | host).wrapping_add(1),
+        }))
+    });
+    prop_oneof![v4, v6]
+}
+
+/// A range around such an address.
+pub fn range() -> impl Strategy<Value = IpNet> {
+    let length = prop_oneof![1 => 0..=8_u8, 4 => 8..=32_u8, 4 => 33..=128_u8];
+    (address(), length).prop_filter_map("prefix fits the family", |(address, length)| {
+        IpNet::new(address, length).ok().map(|net| net.trunc())
+    })
+}
+
+fn list(kind: &'static str, longest: usize) -> impl Strategy<Value = RangeList> {
+    (vec(range(), 0..longest), 0..2_usize).prop_map(move |(nets, invalid)| RangeList {
+        origin: Origin {
+            object: ObjectRef {
+                kind: kind.to_owned(),
+                namespace: String::new(),
+                name: "generated".to_owned(),
+            },
+            field: "ranges".to_owned(),
+        },
+        written: nets.len() + invalid,
+        ranges: (0..).zip(nets).map(|(position, net)| ListedRange { net, position }).collect(),
+    })
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![4 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp)]
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    select(&[443, 6443, 30_000, 30_001, 32_767, 0, 65_535][..])
+}
+
+/// Addresses of frontends and nodes; some nodes' addresses are external IPs too.
+fn place() -> impl Strategy<Value = IpAddr> {
+    select(
+        [
+            "192.0.2.10",
+            "192.0.2.11",
+            "203.0.113.5",
+            "2001:db8:f::10",
+            "2001:db8:f::11",
+            "2001:db8:f:1::5",
+        ]
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .collect::<Vec<IpAddr>>(),
+    )
+}
+
+fn frontend() -> impl Strategy<Value = Frontend> {
+    let at = prop_oneof![
+        port().prop_map(|port| FrontendAddress::Node { port }),
+        (place(), port()).prop_map(|(address, port)| FrontendAddress::Address { address, port }),
+    ];
+    (protocol(), at, select(&FrontendKind::ALL[..])).prop_map(|(protocol, at, kind)| Frontend {
+        protocol,
+        at,
+        kind,
+        service: ObjectRef {
+            kind: "Service".to_owned(),
+            namespace: "cluster".to_owned(),
+            name: "generated".to_owned(),
+        },
+        port_name: String::new(),
+    })
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let strategy = select(
+        &[ExposeStrategy::NodePort, ExposeStrategy::LoadBalancer, ExposeStrategy::Tunneling][..],
+    );
+    let pods = || vec(address(), 0..3).prop_map(BTreeSet::from_iter);
+    (strategy, option::weighted(0.8, list("Cluster", 6)), vec(frontend(), 0..6), pods(), pods())
+        .prop_map(|(strategy, allowed, frontends, own_pods, api_server_pods)| Cluster {
+            id: ClusterId(String::new()),
+            namespace: String::new(),
+            strategy,
+            allowed,
+            frontends,
+            own_pods: own_pods.union(&api_server_pods).copied().collect(),
+            api_server_pods,
+        })
+}
+
+fn options() -> impl Strategy<Value = Options> {
+    let defaults = select(&[SeedDefaults::Appended, SeedDefaults::Always][..]);
+    (defaults, vec(range(), 0..2), any::<bool>(), any::<bool>()).prop_map(
+        |(seed_defaults, exempt, nodes, pods)| Options {
+            seed_defaults,
+            exempt,
+            exempt_seed: ExemptSeed { nodes, pods },
+        },
+    )
+}
+
+fn seed_node() -> impl Strategy<Value = SeedNode> {
+    (vec(prop_oneof![address(), place()], 0..3), vec(range(), 0..2)).prop_map(
+        |(addresses, pod_ranges)| SeedNode {
+            addresses: addresses.into_iter().collect(),
+            pod_ranges,
+        },
+    )
+}
+
+/// A snapshot of up to five clusters.
+pub fn snapshot() -> impl Strategy<Value = Snapshot> {
+    let seed = (option::of(list("Seed", 4)), option::weighted(0.3, list("Seed", 3))).prop_map(
+        |(default_ranges, load_balancer_ranges)| Seed {
+            name: "seed".to_owned(),
+            default_ranges,
+            load_balancer_ranges,
+        },
+    );
+    (
+        options(),
+        option::weighted(0.8, seed),
+        vec(cluster(), 0..5),
+        vec(seed_node(), 0..3),
+        vec(place(), 0..4),
+    )
+        .prop_map(|(options, seed, clusters, nodes, addresses)| Snapshot {
+            options,
+            seed,
+            clusters: (0..)
+                .zip(clusters)
+                .map(|(number, cluster)| {
+                    let id = ClusterId(format!("c{number}"));
+                    (id.clone(), Cluster { namespace: format!("cluster-{id}"), id, ..cluster })
+                })
+                .collect::<BTreeMap<_, _>>(),
+            nodes: (0..)
+                .zip(nodes)
+                .map(|(number, node)| (format!("node-{number}"), node))
+                .collect(),
+            this_node: ThisNode {
+                name: "node-0".to_owned(),
+                addresses: addresses.into_iter().collect(),
+            },
+        })
+}
+
+/// A packet, more often than not to a frontend of the snapshot.
+pub fn packet(snapshot: &Snapshot) -> impl Strategy<Value = Packet> + use<> {
+    let mut targets: Vec<(Protocol, IpAddr, u16)> = Vec::new();
+    for frontend in snapshot.clusters.values().flat_map(|cluster| &cluster.frontends) {
+        match frontend.at {
+            FrontendAddress::Address { address, port } => {
+                targets.push((frontend.protocol, address, port));
+            }
+            FrontendAddress::Node { port } => targets.extend(
+                snapshot.this_node.addresses.iter().map(|node| (frontend.protocol, *node, port)),
+            ),
+        }
+    }
+    let anywhere = (protocol(), prop_oneof![place(), address()], port()).boxed();
+    let target = if targets.is_empty() {
+        anywhere
+    } else {
+        prop_oneof![4 => select(targets), 1 => anywhere].boxed()
+    };
+    let known: Vec<IpAddr> = snapshot
+        .clusters
+        .values()
+        .flat_map(|cluster| cluster.own_pods.iter().copied())
+        .chain(snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()))
+        .chain([IpAddr::V4(Ipv4Addr::LOCALHOST)])
+        .collect();
+    let source = prop_oneof![3 => address(), 1 => select(known)];
+    (source, target).prop_filter_map("one family", |(source, (protocol, destination, port))| {
+        (source.is_ipv4() == destination.is_ipv4()).then_some(Packet {
+            source,
+            destination,
+            protocol,
+            port,
+        })
+    })
+}
+
+/// A snapshot and packets to it.
+pub fn questions(packets: usize) -> impl Strategy<Value = (Snapshot, Vec<Packet>)> {
+    snapshot().prop_flat_map(move |snapshot| {
+        let packets = vec(packet(&snapshot), packets);
+        (Just(snapshot), packets)
+    })
+}

@@ -1,0 +1,265 @@
+//! The snapshot: everything that one decision depends on, parsed and valid.
+//!
+//! Strings of the objects have become types before they get here (`source::translate` of the
+//! agent); what was wrong with them is a [`Problem`](crate::problem::Problem), not a value.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Everything that verdicts depend on at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// What the operator set for the whole fleet.
+    pub options: Options,
+    /// The Seed object that governs the clusters; `None` when none is visible or it is ambiguous,
+    /// and then nothing is assumed of its fields.
+    pub seed: Option<Seed>,
+    /// User clusters by id.
+    pub clusters: BTreeMap<ClusterId, Cluster>,
+    /// Nodes of the seed cluster by name, this one included.
+    pub nodes: BTreeMap<String, SeedNode>,
+    /// The node that the agent runs on.
+    pub this_node: ThisNode,
+}
+
+/// Options of the agent that change verdicts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// `--seed-defaults`
+    pub seed_defaults: SeedDefaults,
+    /// `--exempt`: ranges that every allowlist admits.
+    pub exempt: Vec<IpNet>,
+    /// `--exempt-seed`
+    pub exempt_seed: ExemptSeed,
+}
+
+/// How `spec.defaultAPIServerAllowedIPRanges` of the Seed (D) counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeedDefaults {
+    /// As KKP does: added where the cluster has a list of its own, ignored where it has none.
+    #[default]
+    Appended,
+    /// As KKP's documentation reads: also restricts clusters without a list.
+    Always,
+}
+
+/// Which addresses of the seed are admitted by every allowlist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExemptSeed {
+    /// Addresses of the seed's Nodes.
+    pub nodes: bool,
+    /// Pod ranges of the seed's Nodes.
+    pub pods: bool,
+}
+
+impl Default for ExemptSeed {
+    fn default() -> Self {
+        Self { nodes: true, pods: true }
+    }
+}
+
+/// Name of a Cluster object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(pub String);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a Seed object says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seed {
+    /// Name of the object.
+    pub name: String,
+    /// D: `spec.defaultAPIServerAllowedIPRanges`.
+    pub default_ranges: Option<RangeList>,
+    /// S: `spec.nodeportProxy.envoy.loadBalancerService.sourceRanges`.
+    pub load_balancer_ranges: Option<RangeList>,
+}
+
+/// A list of ranges as written in one field of one object. An absent field is no list at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeList {
+    /// The object and field that hold the list.
+    pub origin: Origin,
+    /// The valid entries: host bits cleared, IPv4-mapped IPv6 as IPv4.
+    pub ranges: Vec<ListedRange>,
+    /// Number of entries as written, the invalid ones included: a list of invalid entries only is
+    /// not an empty list.
+    pub written: usize,
+}
+
+/// One valid entry of a [`RangeList`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedRange {
+    /// The range.
+    pub net: IpNet,
+    /// Its position in the list, from 0.
+    pub position: u32,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The object.
+    pub object: ObjectRef,
+    /// Path of the field in it, `spec.apiServerAllowedIPRanges.cidrBlocks`.
+    pub field: String,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.object, self.field)
+    }
+}
+
+/// Names an object for people.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// Kind, `Cluster`.
+    pub kind: String,
+    /// Namespace, empty for cluster-scoped objects.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// A user cluster's control plane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Name of the Cluster object.
+    pub id: ClusterId,
+    /// Namespace of its control plane.
+    pub namespace: String,
+    /// `spec.exposeStrategy`, the Seed's default where that is empty.
+    pub strategy: ExposeStrategy,
+    /// C: `spec.apiServerAllowedIPRanges`.
+    pub allowed: Option<RangeList>,
+    /// Where clients reach it.
+    pub frontends: Vec<Frontend>,
+    /// Addresses of the pods of its control plane, which its own API server always admits.
+    pub own_pods: BTreeSet<IpAddr>,
+    /// Those of `own_pods` that are API servers: their owner steers them, so that no other cluster
+    /// and no seed-wide exemption admits them.
+    pub api_server_pods: BTreeSet<IpAddr>,
+}
+
+/// How KKP exposes a control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExposeStrategy {
+    /// nodePorts of the services, and the shared proxy.
+    NodePort,
+    /// A load balancer per cluster.
+    LoadBalancer,
+    /// The shared proxy, by SNI and HTTP/2 CONNECT.
+    Tunneling,
+}
+
+/// Where clients reach a control plane.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Frontend {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Destination that packets carry.
+    pub at: FrontendAddress,
+    /// Which way in this is.
+    pub kind: FrontendKind,
+    /// The Service that opens it.
+    pub service: ObjectRef,
+    /// Name of the service's port.
+    pub port_name: String,
+}
+
+/// Transport protocol of a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+/// Destination of the packets of a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FrontendAddress {
+    /// Any address of the node with this nodePort.
+    Node {
+        /// The nodePort.
+        port: u16,
+    },
+    /// A load balancer's address or an external IP.
+    Address {
+        /// The address.
+        address: IpAddr,
+        /// The service's port.
+        port: u16,
+    },
+}
+
+/// The ways in that KKP opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FrontendKind {
+    /// Load balancer address of `front-loadbalancer`.
+    FrontLoadBalancer,
+    /// The nodePorts that Kubernetes gave `front-loadbalancer`.
+    FrontLoadBalancerNodePort,
+    /// nodePort of `apiserver-external`.
+    ApiServerNodePort,
+    /// nodePort of `konnectivity-server`.
+    KonnectivityNodePort,
+    /// nodePort of `openvpn-server`.
+    OpenVpnNodePort,
+    /// Load balancer address or external IP of one of the services behind those nodePorts,
+    /// `front-loadbalancer` excepted.
+    ServiceAddress,
+}
+
+impl FrontendKind {
+    /// Every kind.
+    pub const ALL: [Self; 6] = [
+        Self::FrontLoadBalancer,
+        Self::FrontLoadBalancerNodePort,
+        Self::ApiServerNodePort,
+        Self::KonnectivityNodePort,
+        Self::OpenVpnNodePort,
+        Self::ServiceAddress,
+    ];
+}
+
+/// A node of the seed cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedNode {
+    /// Addresses from its status.
+    pub addresses: BTreeSet<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_ranges: Vec<IpNet>,
+}
+
+/// What the agent sees of its own node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThisNode {
+    /// Name of its Node object.
+    pub name: String,
+    /// Addresses of its interfaces (netlink), kube-ipvs0 left out.
+    pub addresses: BTreeSet<IpAddr>,
+}

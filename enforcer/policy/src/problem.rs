@@ -1,0 +1,125 @@
+//! What is wrong with the input, in a form that people, Events and metrics can use.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ClusterId, ObjectRef};
+
+/// One thing that is wrong and that does not stop the rest from being enforced.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Problem {
+    /// Cluster that it concerns, if it is one.
+    pub cluster: Option<ClusterId>,
+    /// The object that is wrong.
+    pub object: ObjectRef,
+    /// File that it was read from; empty for the Kubernetes API.
+    pub file: String,
+    /// Path of the field, empty where the object as a whole is meant.
+    pub field: String,
+    /// The value as written, shortened to [`Problem::VALUE_CHARACTERS`].
+    pub value: String,
+    /// What is wrong and what is done about it.
+    pub kind: ProblemKind,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ProblemKind {
+    /// An entry that is neither an address range nor an address: left out.
+    InvalidRange,
+    /// A file that cannot be read or is not YAML: what it said before is kept.
+    UnreadableFile {
+        /// The reader's words.
+        reason: String,
+    },
+    /// A document or object of the wrong shape: the last good one is kept.
+    WrongShape {
+        /// The parser's words.
+        reason: String,
+    },
+    /// Nothing says in which namespace the control plane runs: not enforced until then.
+    NoNamespace,
+    /// A Service without the ports that make it a frontend.
+    NoPorts,
+    /// Several Seeds are visible and none was named: their fields count as not set.
+    AmbiguousSeed,
+    /// The Seed that was named is not visible.
+    UnknownSeed,
+    /// Two objects of one kind and name: the first is used.
+    Duplicate,
+    /// A range list on a cluster whose expose strategy is not enforced by this version.
+    NotEnforced {
+        /// Why.
+        reason: String,
+    },
+    /// Two clusters claim one frontend: the sources that both admit are admitted.
+    Conflict {
+        /// The other cluster.
+        other: ClusterId,
+    },
+    /// The image has no room: the former one stays in force.
+    Capacity {
+        /// What is full, and its limit.
+        reason: String,
+    },
+}
+
+impl Problem {
+    /// Characters of a value that are shown.
+    pub const VALUE_CHARACTERS: usize = 64;
+
+    /// Shortens a value for [`Problem::value`].
+    #[must_use]
+    pub fn shorten(value: &str) -> String {
+        if value.chars().count() <= Self::VALUE_CHARACTERS {
+            return value.to_owned();
+        }
+        value.chars().take(Self::VALUE_CHARACTERS).chain(['…']).collect()
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster: _, object, file, field, value, kind } = self;
+        if !file.is_empty() {
+            write!(f, "{file}: ")?;
+        }
+        write!(f, "{object}")?;
+        if !field.is_empty() {
+            write!(f, " {field}")?;
+        }
+        if !value.is_empty() {
+            write!(f, " = {value:?}")?;
+        }
+        write!(f, ": {kind}")
+    }
+}
+
+impl fmt::Display for ProblemKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidRange => f.write_str("not an address range; left out"),
+            Self::UnreadableFile { reason } => {
+                write!(f, "cannot be read ({reason}); what it said before is kept")
+            }
+            Self::WrongShape { reason } => {
+                write!(f, "cannot be understood ({reason}); the last good version is kept")
+            }
+            Self::NoNamespace => f.write_str("names no control-plane namespace; not enforced yet"),
+            Self::NoPorts => f.write_str("has no port that leads to an API server"),
+            Self::AmbiguousSeed => {
+                f.write_str("several Seeds are visible; choose one with --seed, none is used")
+            }
+            Self::UnknownSeed => f.write_str("is not there; its defaults are not used"),
+            Self::Duplicate => f.write_str("is defined twice; the first is used"),
+            Self::NotEnforced { reason } => write!(f, "not enforced: {reason}"),
+            Self::Conflict { other } => {
+                write!(f, "is claimed by cluster {other} too; only sources that both admit pass")
+            }
+            Self::Capacity { reason } => {
+                write!(f, "does not fit ({reason}); the former image stays in force")
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The kernel's side: maps, programs and links as they are, and the steps that change them.
+//!
+//! Input: [`Step`](enforcer_policy::plan::Step)s. Output: [`Observed`](enforcer_policy::plan::Observed)
+//! state, read from the kernel at each call. Everything is pinned below one folder of a BPF file
+//! system, so that it outlives the agent; nothing is decided here.
+
+mod banks;
+mod counters;
+mod execute;
+mod links;
+mod load;
+mod object;
+mod pins;
+
+pub use counters::{ClusterCounters, CounterTable};
+pub use execute::Kernel;
+pub use object::BPF_OBJECT;
+pub use pins::{Pins, clean};
+
+use std::{io, path::PathBuf};
+
+use aya::{
+    EbpfError,
+    maps::MapError,
+    pin::PinError,
+    programs::{ProgramError, links::LinkError},
+};
+
+/// What went wrong between the agent and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The BPF file system is not there and cannot be mounted.
+    #[error("cannot use {path} as a BPF file system; mount one there (mount -t bpf bpf {path})")]
+    BpfFs {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file operation on a pin failed.
+    #[error("cannot {action} {path}")]
+    Pin {
+        /// What was tried.
+        action: &'static str,
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent holds the pins.
+    #[error("another enforcer runs on this node: it holds {path}")]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A pinned map is not what this build expects.
+    #[error("pinned map {path} has another layout than this build's; run `enforcer clean` first")]
+    Layout {
+        /// The pin.
+        path: PathBuf,
+    },
+    /// Loading the object failed.
+    #[error("cannot load the BPF object")]
+    Load(#[source] Box<EbpfError>),
+    /// A program cannot be loaded, pinned or attached.
+    #[error("cannot {action} program {name}")]
+    Program {
+        /// What was tried.
+        action: &'static str,
+        /// Name of the program, or of the interface it goes to.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A map operation failed.
+    #[error("cannot {action} map {name}")]
+    Map {
+        /// What was tried.
+        action: &'static str,
+        /// Name of the map.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: Box<MapError>,
+    },
+    /// A pinned link cannot be opened or read.
+    #[error("cannot {action} the link of interface {index}")]
+    Link {
+        /// What was tried.
+        action: &'static str,
+        /// Interface number.
+        index: u32,
+        /// Why.
+        #[source]
+        source: Box<LinkError>,
+    },
+    /// Pinning an object failed.
+    #[error("cannot pin {path}")]
+    PinObject {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<PinError>,
+    },
+    /// An interface went away or changed its number while it was worked on.
+    #[error("interface {name} (number {index}) is gone")]
+    InterfaceGone {
+        /// The name.
+        name: String,
+        /// The number.
+        index: u32,
+    },
+    /// A map cannot be mapped into memory.
+    #[error("cannot map an image into memory")]
+    Mapping(#[source] io::Error),
+}
+
+impl KernelError {
+    /// Whether the next look at the interfaces makes another try useful.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::InterfaceGone { .. } | Self::Link { .. } => true,
+            Self::BpfFs { .. }
+            | Self::Pin { .. }
+            | Self::Locked { .. }
+            | Self::Layout { .. }
+            | Self::Load(_)
+            | Self::Program { .. }
+            | Self::Map { .. }
+            | Self::PinObject { .. }
+            | Self::Mapping(_) => false,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Loading the object: maps found by their pins or created, programs loaded anew and pinned.
+
+use std::{fs, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{ArrayOfMaps, Map, MapData, MapError, PerCpuArray},
+    programs::SchedClassifier,
+};
+use enforcer_ebpf::abi::{MAP_COUNTERS, MAP_IMAGE, MAP_REASONS};
+use enforcer_policy::plan::LinkLayer;
+
+use super::{BPF_OBJECT, CounterTable, KernelError, Pins, banks::Banks};
+
+/// Maps that the programs share with the agent.
+const MAPS: [&str; 3] = [MAP_IMAGE, MAP_COUNTERS, MAP_REASONS];
+
+/// What loading gives.
+pub(super) struct Loaded {
+    pub(super) banks: Banks,
+    pub(super) counters: CounterTable,
+    pub(super) programs: Programs,
+}
+
+/// The programs of this build.
+pub(super) struct Programs {
+    /// Keeps the object's programs.
+    object: Ebpf,
+}
+
+impl Programs {
+    /// The program for a kind of link.
+    pub(super) fn of(&mut self, link: LinkLayer) -> Result<&mut SchedClassifier, KernelError> {
+        program(&mut self.object, name(link))
+    }
+}
+
+/// Loads the embedded object against the pinned maps.
+pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
+    let mut loader = EbpfLoader::new();
+    for name in MAPS {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut object =
+        loader.load(BPF_OBJECT).map_err(|source| KernelError::Load(Box::new(source)))?;
+    for link in [LinkLayer::Ethernet, LinkLayer::Raw] {
+        let path = pins.program(link);
+        let program = program(&mut object, name(link))?;
+        let failed = |action, source| KernelError::Program {
+            action,
+            name: name(link).to_owned(),
+            source: Box::new(source),
+        };
+        program.load().map_err(|source| failed("load", source))?;
+        replace_pin(&path, |path| {
+            program.pin(path).map_err(|source| KernelError::PinObject {
+                path: path.into(),
+                source: Box::new(source),
+            })
+        })?;
+    }
+    let images = take(&mut object, pins, MAP_IMAGE, |map| ArrayOfMaps::try_from(map))?;
+    let clusters = take(&mut object, pins, MAP_COUNTERS, |map| PerCpuArray::try_from(map))?;
+    let reasons = take(&mut object, pins, MAP_REASONS, |map| PerCpuArray::try_from(map))?;
+    Ok(Loaded {
+        banks: Banks::open(pins, images)?,
+        counters: CounterTable::new(clusters, reasons),
+        programs: Programs { object },
+    })
+}
+
+fn name(link: LinkLayer) -> &'static str {
+    match link {
+        LinkLayer::Ethernet => "ingress_ethernet",
+        LinkLayer::Raw => "ingress_raw",
+    }
+}
+
+fn program<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, KernelError> {
+    let missing = || KernelError::Program {
+        action: "find",
+        name: name.to_owned(),
+        source: Box::new(aya::programs::ProgramError::NotLoaded),
+    };
+    let program = object.program_mut(name).ok_or_else(missing)?;
+    program.try_into().map_err(|source| KernelError::Program {
+        action: "use",
+        name: name.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+/// Takes a map out of the object and checks that the pin it came from has this build's layout:
+/// aya accepts any pinned map.
+fn take<M>(
+    object: &mut Ebpf,
+    pins: &Pins,
+    name: &'static str,
+    typed: impl FnOnce(Map) -> Result<M, MapError>,
+) -> Result<M, KernelError> {
+    let failed = |source| KernelError::Map { action: "open", name, source: Box::new(source) };
+    let map = object
+        .take_map(name)
+        .ok_or_else(|| failed(MapError::InvalidName { name: name.to_owned() }))?;
+    let path = pins.map(name);
+    let pinned = MapData::from_pin(&path).and_then(|data| data.info()).map_err(failed)?;
+    let (value_size, max_entries) = layout(name);
+    if pinned.value_size() != value_size || pinned.max_entries() != max_entries {
+        return Err(KernelError::Layout { path });
+    }
+    typed(map).map_err(failed)
+}
+
+/// Value size and entries of a map of this build.
+fn layout(name: &str) -> (u32, u32) {
+    match name {
+        MAP_COUNTERS => {
+            (size_of::<enforcer_ebpf::abi::Counters>() as u32, enforcer_ebpf::abi::CLUSTERS)
+        }
+        MAP_REASONS => (8, enforcer_ebpf::decide::Reason::ALL.len() as u32),
+        _ => (4, 1),
+    }
+}
+
+/// Pins under a name of its own, then renames, so that the path always leads to a whole object.
+fn replace_pin(
+    path: &Path,
+    pin: impl FnOnce(&Path) -> Result<(), KernelError>,
+) -> Result<(), KernelError> {
+    // No dots: bpffs reserves them (bpf_lookup, kernel/bpf/inode.c).
+    let beside = path.with_file_name("program-new");
+    let failed = |action| {
+        let path = path.to_owned();
+        move |source| KernelError::Pin { action, path, source }
+    };
+    if beside.exists() {
+        fs::remove_file(&beside).map_err(failed("remove"))?;
+    }
+    pin(&beside)?;
+    fs::rename(&beside, path).map_err(failed("replace"))
+}

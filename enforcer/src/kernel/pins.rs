@@ -1,0 +1,220 @@
+//! The folder of pins: found or mounted, root-only, one agent at a time.
+//!
+//! ```text
+//! BPFFS/v1/IMAGE COUNTERS REASONS image-a image-b     maps
+//! BPFFS/v1/program-ethernet program-raw               programs, for `test_run` by others
+//! BPFFS/v1/links/INTERFACE-NUMBER                     links
+//! ```
+//! The number in the folder's name is the ABI's, so that builds of different ABIs never meet.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use enforcer_ebpf::abi::ABI_VERSION;
+use enforcer_policy::plan::{Bank, LinkLayer};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::KernelError;
+
+/// Source name of a file system that the agent mounted itself, as /proc/self/mountinfo shows it.
+const MOUNT_SOURCE: &str = "enforcer";
+
+/// Where distributions mount the BPF file system.
+const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
+
+/// Paths of all pins, held against other agents while it lives.
+#[derive(Debug)]
+pub struct Pins {
+    folder: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Pins {
+    /// Finds or makes the folder below `bpffs`, and locks it.
+    pub fn open(bpffs: &Path) -> Result<Self, KernelError> {
+        ensure_bpffs(bpffs).map_err(|source| KernelError::BpfFs { path: bpffs.into(), source })?;
+        let folder = bpffs.join(format!("v{ABI_VERSION}"));
+        for folder in [bpffs, &folder, &folder.join("links")] {
+            make_folder(folder).map_err(|source| KernelError::Pin {
+                action: "create",
+                path: folder.into(),
+                source,
+            })?;
+        }
+        let lock = File::open(bpffs).map_err(|source| KernelError::Pin {
+            action: "open",
+            path: bpffs.into(),
+            source,
+        })?;
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { folder, _lock: lock }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(KernelError::Locked { path: bpffs.into() }),
+            Err((_, errno)) => {
+                Err(KernelError::Pin { action: "lock", path: bpffs.into(), source: errno.into() })
+            }
+        }
+    }
+
+    /// Pin of a map.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Pin of a bank's map.
+    #[must_use]
+    pub fn bank(&self, bank: Bank) -> PathBuf {
+        self.folder.join(match bank {
+            Bank::A => "image-a",
+            Bank::B => "image-b",
+        })
+    }
+
+    /// Pin of a program.
+    #[must_use]
+    pub fn program(&self, link: LinkLayer) -> PathBuf {
+        self.folder.join(match link {
+            LinkLayer::Ethernet => "program-ethernet",
+            LinkLayer::Raw => "program-raw",
+        })
+    }
+
+    /// Pin of the link on an interface.
+    #[must_use]
+    pub fn link(&self, interface: u32) -> PathBuf {
+        self.folder.join("links").join(interface.to_string())
+    }
+
+    /// Interface numbers of all pinned links.
+    pub fn linked_interfaces(&self) -> Result<Vec<u32>, KernelError> {
+        let folder = self.folder.join("links");
+        let failed = |source| KernelError::Pin { action: "list", path: folder.clone(), source };
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            numbers.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+}
+
+/// Removes every pin, which detaches and frees what was pinned. Says how many there were.
+pub fn clean(bpffs: &Path) -> Result<usize, KernelError> {
+    if !bpffs.exists() {
+        return Ok(0);
+    }
+    let lock = match Flock::lock(
+        File::open(bpffs).map_err(|source| KernelError::Pin {
+            action: "open",
+            path: bpffs.into(),
+            source,
+        })?,
+        FlockArg::LockExclusiveNonblock,
+    ) {
+        Ok(lock) => lock,
+        Err((_, _)) => return Err(KernelError::Locked { path: bpffs.into() }),
+    };
+    let mut removed = 0;
+    for entry in list(bpffs)? {
+        if is_version_folder(&entry) {
+            removed += remove(&entry)?;
+        }
+    }
+    drop(lock);
+    let mounted_here = is_own_mount(bpffs);
+    if mounted_here {
+        umount2(bpffs, MntFlags::MNT_DETACH)
+            .map_err(|errno| failed("unmount", bpffs, errno.into()))?;
+    }
+    // A folder that others use too stays.
+    if bpffs != Path::new(SYSTEM_BPFFS) {
+        let _ = fs::remove_dir(bpffs);
+    }
+    Ok(removed)
+}
+
+fn is_version_folder(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+fn remove(path: &Path) -> Result<usize, KernelError> {
+    if !path.is_dir() {
+        fs::remove_file(path).map_err(|source| failed("remove", path, source))?;
+        return Ok(1);
+    }
+    let mut removed = 0;
+    for entry in list(path)? {
+        removed += remove(&entry)?;
+    }
+    fs::remove_dir(path).map_err(|source| failed("remove", path, source))?;
+    Ok(removed)
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let entries = fs::read_dir(folder).map_err(|source| failed("list", folder, source))?;
+    entries
+        .map(|entry| {
+            entry.map(|entry| entry.path()).map_err(|source| failed("list", folder, source))
+        })
+        .collect()
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> KernelError {
+    KernelError::Pin { action, path: path.into(), source }
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// Makes sure that `path` lies on a BPF file system, mounting one if there is none.
+fn ensure_bpffs(path: &Path) -> io::Result<()> {
+    let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    if statfs(existing)?.filesystem_type() == BPF_FS_MAGIC {
+        let missing: Vec<&Path> =
+            path.ancestors().take_while(|folder| *folder != existing).collect();
+        return missing.into_iter().rev().try_for_each(make_folder);
+    }
+    let below_system = path.starts_with(SYSTEM_BPFFS) && path != Path::new(SYSTEM_BPFFS);
+    let target = if below_system { Path::new(SYSTEM_BPFFS) } else { path };
+    if !target.exists() {
+        DirBuilder::new().recursive(true).mode(0o700).create(target)?;
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some(MOUNT_SOURCE), target, Some("bpf"), flags, Some("mode=0700"))?;
+    if below_system { ensure_bpffs(path) } else { Ok(()) }
+}
+
+/// Whether `path` is the root of a file system that an agent mounted.
+fn is_own_mount(path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else { return false };
+    let is_root = match (path.metadata(), path.parent().map(Path::metadata)) {
+        (Ok(own), Some(Ok(parent))) => own.dev() != parent.dev(),
+        _ => false,
+    };
+    is_root
+        && fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| {
+            mounts.lines().any(|line| {
+                let mut fields = line.split(' ');
+                let target = fields.nth(4);
+                let mut behind = line.rsplit(" - ").next().unwrap_or_default().split(' ');
+                target == path.to_str()
+                    && behind.next() == Some("bpf")
+                    && behind.next() == Some(MOUNT_SOURCE)
+            })
+        })
+}

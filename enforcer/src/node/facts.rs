@@ -1,0 +1,126 @@
+//! What the kernel says about the node, typed and not yet judged.
+//!
+//! Input: nothing; `wire` makes these values from netlink, tests make them by hand. Output:
+//! [`Facts`]. Invariant: no fact is left out because another one is odd.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+/// One consistent listing of links, addresses and routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Network devices by number.
+    pub links: BTreeMap<u32, Link>,
+    /// Addresses of network devices.
+    pub addresses: Vec<Assigned>,
+    /// The routes that matter here.
+    pub routes: Vec<Route>,
+}
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number, the same for as long as it lives.
+    pub index: u32,
+    /// Its name at the moment.
+    pub name: String,
+    /// How packets get to it.
+    pub kind: Kind,
+    /// Its link header, `ARPHRD_*`.
+    pub arphrd: u16,
+    /// The device it stands on (VLAN), or the other end (veth).
+    pub lower: Lower,
+    /// The bond, bridge, VRF or switch that it is a port of (`IFLA_MASTER`).
+    pub controller: Option<u32>,
+    /// Name of its port on a switch chip (`IFLA_PHYS_PORT_NAME`), `pf0vf1`.
+    pub port_name: Option<String>,
+}
+
+/// `IFLA_LINK`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lower {
+    /// None.
+    None,
+    /// A device of this network namespace.
+    Here(u32),
+    /// A device of another network namespace, where its number means nothing to us.
+    Elsewhere,
+}
+
+/// How packets get to a device: the kinds of `IFLA_INFO_KIND` by what matters to a guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A driver's own device. Has no kind; `lo` neither.
+    Hardware,
+    /// What its other end sends: veth, netkit.
+    Pair,
+    /// Packets that its lower device has received as they are: VLAN, MACVLAN, IPVLAN.
+    Stacked,
+    /// Packets that its ports have received as they are: bond, team, bridge, VRF.
+    Controller,
+    /// As a controller, but its ports point to another device of the same kind: Open vSwitch.
+    Switch,
+    /// Packets that no device below shows in the clear: tunnels, decryption, `tun`. Also every
+    /// kind that is not known here: one program too many harms less than a way around it.
+    Decapsulating,
+    /// Never any from outside: dummy, ifb, nlmon, CAN.
+    Silent,
+}
+
+impl Kind {
+    /// From `IFLA_INFO_KIND`.
+    #[must_use]
+    pub fn of(info_kind: Option<&str>) -> Self {
+        match info_kind {
+            None => Self::Hardware,
+            Some("veth" | "netkit") => Self::Pair,
+            Some("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap") => Self::Stacked,
+            Some("bond" | "team" | "bridge" | "vrf") => Self::Controller,
+            Some("openvswitch") => Self::Switch,
+            Some("dummy" | "ifb" | "nlmon" | "vsockmon" | "can" | "vcan" | "vxcan" | "slcan") => {
+                Self::Silent
+            }
+            Some(_) => Self::Decapsulating,
+        }
+    }
+}
+
+/// An address of a network device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// The device's number.
+    pub index: u32,
+    /// The node's own address, not the peer's.
+    pub address: IpAddr,
+    /// Length of the prefix that is reached through the device.
+    pub prefix: u8,
+}
+
+/// A route that says something about the node itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A default route of the main table.
+    Default {
+        /// The devices it leads through.
+        through: Vec<u32>,
+    },
+    /// The node takes packets to this range as its own (type `local`, table `local`).
+    Local {
+        /// The device it was made for.
+        index: Option<u32>,
+        /// The range, mostly one address.
+        range: IpNet,
+    },
+}
+
+/// Holds the addresses of services in kube-proxy's IPVS mode, which are no addresses of the node.
+pub const SERVICE_DEVICE: &str = "kube-ipvs0";
+
+impl Facts {
+    /// Number of the device that holds service addresses.
+    #[must_use]
+    pub fn service_device(&self) -> Option<u32> {
+        self.links.values().find(|link| link.name == SERVICE_DEVICE).map(|link| link.index)
+    }
+}
