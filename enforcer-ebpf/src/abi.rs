@@ -1,15 +1,13 @@
 //! What the agent writes and the data path reads: words only, sizes asserted.
 //!
-//! An *image* is everything one verdict depends on, in [`IMAGE_CHUNKS`] chunks of 4 MiB: an array
-//! map whose values are [`Chunk`]s. The map `IMAGE` (array of maps, one entry) points at the image
-//! in force; a change is written into another array first and becomes visible by one update of
-//! that entry. 4 MiB is the largest array value that user space can read on kernels before 6.0
-//! (`KMALLOC_MAX_SIZE`, kernel/bpf/arraymap.c).
+//! An *image* is everything one verdict depends on: 16 MiB of tables and lists. The map `IMAGES` is
+//! an array with one value, [`Images`], that holds two images and the number of the one in force. A
+//! change is written into the other one and becomes visible by one store to that number; one value
+//! means one lookup per packet, after which every load is an offset.
 //!
 //! ```text
-//! chunk 0   Header | guarded ports | IPv4 addresses | IPv6 addresses | frontends
-//! chunk 1   policies | cluster of each counter | regions ...
-//! chunk 2.. regions: boundaries and indexes of the policies' interval lists
+//! Header | guarded ports | IPv4 addresses | IPv6 addresses | frontends | policies
+//!        | cluster of each counter | regions: the policies' interval lists
 //! ```
 //!
 //! Everything is in the machine's byte order; addresses and ports are numbers (1.2.3.4 is
@@ -17,67 +15,58 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::bpf;
+
 /// Changes whenever a type, an offset or a meaning in this file changes; part of the pin path.
 pub const ABI_VERSION: u32 = 1;
 
 /// Marks a finished image: `b"apiguard"` as a little-endian word.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"apiguard");
 
-/// Bytes of one chunk.
-pub const CHUNK_BYTES: usize = 4 << 20;
-
-/// Chunks of an image: 16 MiB, of which regions may use 9.7 MiB.
-pub const IMAGE_CHUNKS: u32 = 4;
+/// Bytes of an image, a power of two; regions may use 12 MiB of them.
+pub const IMAGE_BYTES: usize = 16 << 20;
 
 /// Names of the maps in the BPF object and of their pins.
-pub const MAP_IMAGE: &str = "IMAGE";
-/// See [`MAP_IMAGE`].
+pub const MAP_IMAGES: &str = "IMAGES";
+/// See [`MAP_IMAGES`].
+pub const MAP_GRACE: &str = "GRACE";
+/// See [`MAP_IMAGES`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
-/// See [`MAP_IMAGE`].
+/// See [`MAP_IMAGES`].
 pub const MAP_REASONS: &str = "REASONS";
 
-/// One map value: 4 MiB that hold tables and regions.
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+/// The value of the map `IMAGES`.
 #[repr(C, align(8))]
-pub struct Chunk {
-    bytes: [u8; CHUNK_BYTES],
+pub struct Images {
+    /// Which image is in force: 0 or 1.
+    pub active: u64,
+    /// Fills a memory page.
+    pub reserved: [u64; 511],
+    /// The images; zeroes guard nothing.
+    pub banks: [Image; 2],
 }
 
-impl Chunk {
-    /// The `index`-th `T` of this chunk seen as an array of `T`; the index wraps at the chunk's end.
+/// One image.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C, align(8))]
+pub struct Image {
+    bytes: [u8; IMAGE_BYTES],
+}
+
+impl Image {
+    /// The `index`-th `T` of the image seen as an array of `T`; the index wraps at the end.
     #[inline(always)]
+    #[must_use]
     pub fn at<T: FromBytes + Immutable>(&self, index: u32) -> &T {
         const { assert!(size_of::<T>().is_power_of_two() && align_of::<T>() <= 8) };
-        let offset = wrap::<T>(index);
-        // SAFETY: `wrap` leaves room for a `T` at the offset, a multiple of its size, in a chunk
+        let offset = bpf::masked::<T>(u64::from(index).wrapping_mul(size_of::<T>() as u64));
+        // SAFETY: the mask leaves room for a `T` at the offset, a multiple of its size, in an image
         // aligned to 8; every bit pattern is a `T` because it is `FromBytes`.
-        unsafe { &*self.bytes.as_ptr().add(offset).cast::<T>() }
+        unsafe { &*self.bytes.as_ptr().add(offset as usize).cast::<T>() }
     }
 }
 
-/// Byte offset of the `index`-th `T`, wrapped into a chunk.
-///
-/// The mask stands in assembly on BPF: LLVM removes a mask that it can prove redundant for valid
-/// input, and the verifier then refuses the access.
-#[inline(always)]
-fn wrap<T>(index: u32) -> usize {
-    let offset = u64::from(index).wrapping_mul(size_of::<T>() as u64);
-    #[cfg(target_arch = "bpf")]
-    let offset = {
-        let mut offset = offset;
-        // SAFETY: one arithmetic instruction on one register.
-        unsafe {
-            core::arch::asm!("{0} &= {1}", inout(reg) offset, const const { CHUNK_BYTES - size_of::<T>() },
-                options(pure, nomem, nostack));
-        }
-        offset
-    };
-    #[cfg(not(target_arch = "bpf"))]
-    let offset = offset & (CHUNK_BYTES - size_of::<T>()) as u64;
-    offset as usize
-}
-
-/// First bytes of chunk 0.
+/// First bytes of an image.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Header {
@@ -87,14 +76,14 @@ pub struct Header {
     pub abi: u32,
     /// Counter slots in use: one more than the highest.
     pub clusters: u32,
-    /// Salt of the hash functions of all tables in this image.
-    pub salt: u64,
+    /// Odd multipliers of the two hash functions of all tables in this image.
+    pub multipliers: [u64; 2],
     /// Digest of the node-independent policy (SHA-256).
     pub revision: [u64; 4],
     /// Words (8 bytes) used by regions, for the fill metric.
     pub region_words: u64,
     /// Keeps the size a power of two.
-    pub reserved: [u64; 8],
+    pub reserved: [u64; 7],
 }
 
 /// A header of zeroes: no image.
@@ -102,18 +91,18 @@ pub const EMPTY_HEADER: Header = Header {
     magic: 0,
     abi: 0,
     clusters: 0,
-    salt: 0,
+    multipliers: [0; 2],
     revision: [0; 4],
     region_words: 0,
-    reserved: [0; 8],
+    reserved: [0; 7],
 };
 
-/// Policies of an image, the two reserved ones included.
-pub const POLICIES: u32 = 1 << 14;
 /// Counter slots, one per cluster with at least one guarded frontend.
-pub const CLUSTERS: u32 = 1 << 13;
+pub const CLUSTERS: u32 = 10 << 10;
+/// Policies of an image, the reserved ones included: more than one per cluster only in conflicts.
+pub const POLICIES: u32 = 12 << 10;
 
-/// Bytes of chunk 0 before the port bitmaps.
+/// Bytes before the port bitmaps.
 const HEADER_BYTES: u32 = 4096;
 /// Guarded destination ports: one bit each, 65,536 for TCP, then 65,536 for UDP; index in u64.
 pub const PORTS_AT: u32 = HEADER_BYTES / 8;
@@ -132,11 +121,13 @@ pub const FRONTEND_SLOTS: u32 = 1 << 18;
 pub const FRONTENDS_AT: u32 = ADDRESSES6_END / 8;
 const FRONTENDS_END: u32 = (FRONTENDS_AT + FRONTEND_SLOTS) * 8;
 
-/// Policy records in chunk 1; index in [`Policy`].
-pub const POLICIES_AT: u32 = 0;
-/// Hash of the cluster that owns each counter slot, 0 for none, in chunk 1; index in u64.
-pub const CLUSTERS_AT: u32 = POLICIES * size_of::<Policy>() as u32 / 8;
-/// Where regions begin in chunk 1; index in u64.
+/// Policy records; index in [`Policy`].
+pub const POLICIES_AT: u32 = FRONTENDS_END / size_of::<Policy>() as u32;
+const POLICIES_END: u32 = (POLICIES_AT + POLICIES) * size_of::<Policy>() as u32;
+
+/// Hash of the cluster that owns each counter slot, 0 for none; index in u64.
+pub const CLUSTERS_AT: u32 = POLICIES_END / 8;
+/// Where regions begin; index in u64.
 pub const REGIONS_AT: u32 = CLUSTERS_AT + CLUSTERS;
 
 /// Address number of every address of the node itself: nodePorts are looked up with it.
@@ -189,10 +180,10 @@ pub const fn frontend_entry(key: u64, policy: u32) -> u64 {
 
 /// A list of disjoint intervals of IPv4 addresses.
 ///
-/// `bounds` holds every interval's first address and the address after its last, ascending: an
-/// address is inside if and only if an odd number of bounds is not greater than it. The index cuts
-/// `[min, min + span]` into slots of `2^shift` addresses and holds, for each slot and one beyond,
-/// how many bounds lie below it.
+/// Its region holds an index, then the bounds: every interval's first address and the address after
+/// its last, ascending. An address is inside if and only if an odd number of bounds is not greater
+/// than it. The index cuts `[min, min + span]` into slots of `2^shift` addresses and holds, for each
+/// slot and one beyond, how many bounds lie below it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
@@ -204,12 +195,10 @@ pub struct Intervals32 {
     pub span: u32,
     /// Where the index begins, in u32 from the image's begin; 0 is an empty list.
     pub index_at: u32,
-    /// Where the bounds begin, in u32 from the image's begin, an even number.
+    /// Where the bounds begin, in u32 from the image's begin.
     pub bounds_at: u32,
     /// Bits of an address below its slot number.
     pub shift: u32,
-    /// Keeps the next list aligned.
-    pub reserved: u32,
 }
 
 /// The same over 64 bit numbers: the upper halves of IPv6 addresses.
@@ -242,25 +231,24 @@ pub struct Bound128 {
     pub low: u64,
 }
 
-/// Who is admitted, and on whose account.
+/// Who is admitted, and on whose account: one cache line.
 ///
-/// IPv6 is two lists: `v6` of the /64 networks that are admitted whole, `v6_partial` of whole
-/// addresses inside the /64 networks that are not, indexed by their upper halves.
+/// IPv6 is two lists: `v6` of the /64 networks that are admitted whole, and one of whole addresses
+/// inside the /64 networks that are not, indexed by their upper halves.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Policy {
     /// Counter slot of the cluster.
     pub counter: u32,
-    /// Keeps the lists aligned.
-    pub reserved: u32,
+    /// Where the [`Intervals64`] of the admitted addresses in other /64 networks stands, in its
+    /// size from the image's begin; 0 if there are none.
+    pub v6_partial_at: u32,
     /// Admitted IPv4 addresses.
     pub v4: Intervals32,
+    /// Keeps the next list aligned.
+    pub reserved: u32,
     /// Admitted /64 networks.
     pub v6: Intervals64,
-    /// Admitted addresses in other /64 networks.
-    pub v6_partial: Intervals64,
-    /// Keeps the size a power of two.
-    pub padding: [u64; 4],
 }
 
 /// Policy that holds the seed-wide exemptions on uplinks.
@@ -285,16 +273,16 @@ pub struct Counters {
 }
 
 const _: () = {
-    assert!(size_of::<Chunk>() == CHUNK_BYTES);
+    assert!(size_of::<Images>() == 4096 + 2 * IMAGE_BYTES);
     assert!(size_of::<Header>() == 128 && size_of::<Header>() <= HEADER_BYTES as usize);
     assert!(size_of::<Address4>() == 8);
     assert!(size_of::<Address6>() == 32);
-    assert!(size_of::<Intervals32>() == 24);
+    assert!(size_of::<Intervals32>() == 20);
     assert!(size_of::<Intervals64>() == 32);
     assert!(size_of::<Bound128>() == 16);
-    assert!(size_of::<Policy>() == 128);
+    assert!(size_of::<Policy>() == 64);
     assert!(size_of::<Counters>() == 32);
-    assert!(ADDRESSES4_END % size_of::<Address6>() as u32 == 0);
-    assert!(FRONTENDS_END as usize <= CHUNK_BYTES);
-    assert!((REGIONS_AT as usize) < CHUNK_BYTES / 8);
+    assert!(ADDRESSES4_END.is_multiple_of(size_of::<Address6>() as u32));
+    assert!(FRONTENDS_END.is_multiple_of(size_of::<Policy>() as u32));
+    assert!(REGIONS_AT.is_multiple_of(4) && (REGIONS_AT as usize) < IMAGE_BYTES / 8);
 };

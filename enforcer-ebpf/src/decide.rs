@@ -5,9 +5,9 @@
 //! connections with the next packet.
 
 use crate::{
-    abi::{ADDRESS_ALSO_NODE, ADDRESS_NODE, Chunk, POLICY_EXEMPT, Policy},
+    abi::{ADDRESS_ALSO_NODE, ADDRESS_NODE, Image, POLICY_EXEMPT, Policy},
     parse::{Flow, Link, Packet, Parsed, Transport, V4, V6, parse},
-    tables::{self, Image},
+    tables::{self, Tables},
 };
 
 /// Why a packet passes or is dropped; also the index of its counter in the map `REASONS`.
@@ -22,9 +22,9 @@ pub enum Reason {
     Exempt = 2,
     /// The source is in neither.
     NotListed = 3,
-    /// A first fragment that does not hold the transport header.
+    /// A first fragment that does not hold the transport imageer.
     ShortFragment = 4,
-    /// The transport header of a packet to a guarded address cannot be found.
+    /// The transport imageer of a packet to a guarded address cannot be found.
     HiddenTransport = 5,
 }
 
@@ -102,92 +102,87 @@ pub enum Judgement {
 
 /// Parses a packet and decides it.
 #[inline(always)]
-pub fn judge<P: Packet, I: Image>(packet: &P, link: Link, image: &I) -> Judgement {
+pub fn judge<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Judgement {
     match parse(packet, link) {
         Parsed::Unjudged => Judgement::Final(Verdict::of_node(Reason::Unguarded)),
         Parsed::Truncated => Judgement::Truncated,
-        Parsed::V4(flow) => Judgement::Final(decide(&flow, image)),
-        Parsed::V6(flow) => Judgement::Final(decide(&flow, image)),
+        Parsed::V4(flow) => Judgement::Final(decide(&flow, tables)),
+        Parsed::V6(flow) => Judgement::Final(decide(&flow, tables)),
     }
 }
 
 /// Decides a flow.
 #[inline(always)]
-pub fn decide<A: Address, I: Image>(flow: &Flow<A>, image: &I) -> Verdict {
+pub fn decide<A: Address, T: Tables>(flow: &Flow<A>, tables: &T) -> Verdict {
     let unguarded = Verdict::of_node(Reason::Unguarded);
-    let Some(head) = image.chunk(0) else {
-        return unguarded;
-    };
+    let image = tables.image();
     let (protocol, port, whole) = match flow.transport {
         Transport::Ports { protocol, destination, whole, source: _ } => {
             (protocol as u32, u32::from(destination), whole)
         }
         Transport::Hidden => {
-            return match flow.destination.number(head) {
+            return match flow.destination.number(image) {
                 0 => unguarded,
                 _ => Verdict::of_node(Reason::HiddenTransport),
             };
         }
     };
-    if !tables::port_is_guarded(head, protocol, port) {
+    if !tables::port_is_guarded(image, protocol, port) {
         return unguarded;
     }
-    let number = flow.destination.number(head);
+    let number = flow.destination.number(image);
     if number == 0 {
         return unguarded;
     }
-    let mut index = tables::frontend_policy(head, number & !ADDRESS_ALSO_NODE, protocol, port);
+    let mut index = tables::frontend_policy(image, number & !ADDRESS_ALSO_NODE, protocol, port);
     if index == 0 && number & ADDRESS_ALSO_NODE != 0 {
-        index = tables::frontend_policy(head, ADDRESS_NODE, protocol, port);
+        index = tables::frontend_policy(image, ADDRESS_NODE, protocol, port);
     }
     if index == 0 {
         return unguarded;
     }
-    let Some(policy) = tables::policy(image, index) else {
-        return unguarded;
-    };
+    let policy = tables::policy(image, index);
     let verdict = |reason| Verdict { reason, cluster: policy.counter };
     if !whole {
         return verdict(Reason::ShortFragment);
     }
-    if flow.source.is_in(policy, image) {
+    if flow.source.is_in(policy, tables) {
         return verdict(Reason::Listed);
     }
-    match tables::policy(image, POLICY_EXEMPT) {
-        Some(exempt) if flow.source.is_in(exempt, image) => verdict(Reason::Exempt),
-        _ => verdict(Reason::NotListed),
+    if flow.source.is_in(tables::policy(image, POLICY_EXEMPT), tables) {
+        return verdict(Reason::Exempt);
     }
+    verdict(Reason::NotListed)
 }
 
 /// What `decide` asks of an address of either family.
 pub trait Address: Copy {
     /// Number of this address as a destination, 0 if no frontend has it.
-    fn number(self, head: &Chunk) -> u32;
+    fn number(self, image: &Image) -> u32;
     /// Whether the policy admits this address as a source.
-    fn is_in<I: Image>(self, policy: &Policy, image: &I) -> bool;
+    fn is_in<T: Tables>(self, policy: &Policy, tables: &T) -> bool;
 }
 
 impl Address for V4 {
     #[inline(always)]
-    fn number(self, head: &Chunk) -> u32 {
-        tables::address4_number(head, self.0)
+    fn number(self, image: &Image) -> u32 {
+        tables::address4_number(image, self.0)
     }
 
     #[inline(always)]
-    fn is_in<I: Image>(self, policy: &Policy, image: &I) -> bool {
-        tables::contains32(image, &policy.v4, self.0)
+    fn is_in<T: Tables>(self, policy: &Policy, tables: &T) -> bool {
+        tables.admits4(policy, self.0)
     }
 }
 
 impl Address for V6 {
     #[inline(always)]
-    fn number(self, head: &Chunk) -> u32 {
-        tables::address6_number(head, self.high, self.low)
+    fn number(self, image: &Image) -> u32 {
+        tables::address6_number(image, self.high, self.low)
     }
 
     #[inline(always)]
-    fn is_in<I: Image>(self, policy: &Policy, image: &I) -> bool {
-        tables::contains64(image, &policy.v6, self.high)
-            || tables::contains128(image, &policy.v6_partial, self.high, self.low)
+    fn is_in<T: Tables>(self, policy: &Policy, tables: &T) -> bool {
+        tables.admits6(policy, self.high, self.low)
     }
 }

@@ -4,7 +4,8 @@
 //! the host run the same `parse`, `tables` and `decide`. Only `maps.rs` and `main.rs` know BPF.
 //!
 //! Reading order: [`abi`] (what the agent writes into the maps), [`parse`] (bytes to a flow),
-//! [`tables`] (how the maps are searched), [`decide`] (flow to verdict).
+//! [`tables`] (how the maps are searched), [`decide`] (flow to verdict). [`bpf`] keeps LLVM and the
+//! verifier from misunderstanding each other.
 #![no_std]
 // BPF assembly is unstable; the BPF targets are built with a nightly or RUSTC_BOOTSTRAP anyway.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -13,6 +14,7 @@
 extern crate std;
 
 pub mod abi;
+pub mod bpf;
 pub mod decide;
 pub mod parse;
 pub mod tables;

@@ -1,24 +1,12 @@
-//! The BPF program: one TC classifier per kind of link, and the one place where a verdict acts.
+//! The BPF object: one TC classifier per kind of link.
 #![no_std]
 #![no_main]
 
 mod maps;
+mod program;
 
-use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::bpf_skb_pull_data,
-    macros::classifier,
-    programs::TcContext,
-};
-use enforcer_ebpf::{
-    decide::{Action, Judgement, Reason, Verdict, judge},
-    parse::{Link, Packet},
-};
-use zerocopy::{FromBytes, Immutable};
-
-/// Bytes made readable when the headers lie outside the linear part of a packet: link header, IPv6
-/// header and the usual extension headers.
-const READABLE: u32 = 256;
+use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use enforcer_ebpf::parse::Link;
 
 /// Ingress of a device with an Ethernet header.
 #[classifier]
@@ -34,70 +22,9 @@ pub(crate) fn ingress_raw(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn ingress(ctx: &TcContext, link: Link) -> i32 {
-    let Some(image) = maps::CurrentImage::get() else {
-        return TC_ACT_UNSPEC;
-    };
-    let verdict = match judge(&Direct::of(ctx), link, &image) {
-        Judgement::Final(verdict) => verdict,
-        Judgement::Truncated => {
-            // SAFETY: the context is the one of this call.
-            unsafe { bpf_skb_pull_data(ctx.skb.skb, READABLE.min(ctx.len())) };
-            match judge(&Direct::of(ctx), link, &image) {
-                Judgement::Final(verdict) => verdict,
-                Judgement::Truncated => return TC_ACT_UNSPEC,
-            }
-        }
-    };
-    act(ctx, verdict, link)
-}
-
-/// The one place where a verdict acts. `TC_ACT_UNSPEC` is `TCX_NEXT`: programs after this one see
-/// the packet.
-#[inline(always)]
-fn act(ctx: &TcContext, verdict: Verdict, link: Link) -> i32 {
-    if verdict.reason as u32 == Reason::Unguarded as u32 {
-        return TC_ACT_UNSPEC;
-    }
-    let header = match link {
-        Link::Ethernet => 14,
-        Link::Raw => 0,
-    };
-    let bytes = ctx.len().saturating_sub(header);
-    match verdict.reason.action() {
-        Action::Pass => {
-            maps::count(verdict, true, bytes);
-            TC_ACT_UNSPEC
-        }
-        Action::Drop => {
-            maps::count(verdict, false, bytes);
-            TC_ACT_SHOT
-        }
-    }
-}
-
-/// Direct packet access: what of the packet lies in the linear part.
-struct Direct {
-    begin: usize,
-    end: usize,
-}
-
-impl Direct {
-    #[inline(always)]
-    fn of(ctx: &TcContext) -> Self {
-        Self { begin: ctx.data(), end: ctx.data_end() }
-    }
-}
-
-impl Packet for Direct {
-    #[inline(always)]
-    fn load<T: FromBytes + Immutable>(&self, offset: u32) -> Option<T> {
-        let at = self.begin + offset as usize;
-        if at + size_of::<T>() > self.end {
-            return None;
-        }
-        // SAFETY: inside the packet, checked above; every bit pattern is a `T`. The kernel aligns
-        // network headers as it needs (NET_IP_ALIGN).
-        Some(unsafe { core::ptr::read(at as *const T) })
+    match maps::CurrentImage::get() {
+        Some(image) => program::ingress(ctx, link, &image),
+        None => TC_ACT_UNSPEC,
     }
 }
 

@@ -5,51 +5,64 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use enforcer_ebpf::{
-    abi::{CLUSTERS, Chunk, Counters, IMAGE_CHUNKS},
+    abi::{CLUSTERS, Counters, Image, Images},
+    bpf::lowest_bit,
     decide::{Reason, Verdict},
-    tables::Image,
+    tables::Tables,
 };
 
-/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h): the agent writes an image through a mapping.
+/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h): the agent writes images through a mapping.
 const MMAPABLE: usize = 1 << 10;
 
-type ImageMap = Array<Chunk, { IMAGE_CHUNKS as usize }, MMAPABLE>;
-
-/// The image in force; the kernel waits for running programs when this entry changes
-/// (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c), so the former image may be written then.
+/// Both images, and which is in force.
 #[btf_map]
-static IMAGE: ArrayOfMaps<ImageMap, 1> = ArrayOfMaps::new();
+static IMAGES: Array<Images, 1, MMAPABLE> = Array::new();
+
+/// No program reads it: the kernel waits for all running programs when user space updates it
+/// (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c), after which the former image may be written.
+#[btf_map]
+static GRACE: ArrayOfMaps<Array<u32, 1>, 1> = ArrayOfMaps::new();
 
 /// Packets and bytes by counter slot.
 #[btf_map]
 static COUNTERS: PerCpuArray<Counters, { CLUSTERS as usize }> = PerCpuArray::new();
 
-/// Packets by [`Reason`], except [`Reason::Unguarded`].
+/// Packets by [`Reason`], except [`Reason::Unguarded`] and [`Reason::Listed`].
 #[btf_map]
 static REASONS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
 
 /// The image that was in force when this packet came.
-pub(crate) struct CurrentImage(&'static ImageMap);
+pub(crate) struct CurrentImage(&'static Image);
 
 impl CurrentImage {
-    /// `None` before the agent has written the first image.
+    /// Always there: arrays have all their values.
     #[inline(always)]
     pub(crate) fn get() -> Option<Self> {
-        IMAGE.get(0).map(Self)
+        let images = IMAGES.get_ptr(0)?;
+        // SAFETY: user space changes the number with one store, and never writes the image whose
+        // number a running program may have read.
+        let images = unsafe { &*images };
+        // SAFETY: as above; read once, so that one packet is judged by one image.
+        let active = unsafe { core::ptr::read_volatile(&raw const images.active) };
+        // SAFETY: 0 or 1.
+        Some(Self(unsafe { &*images.banks.as_ptr().add(lowest_bit(active) as usize) }))
     }
 }
 
-impl Image for CurrentImage {
+impl Tables for CurrentImage {
     #[inline(always)]
-    fn chunk(&self, number: u32) -> Option<&Chunk> {
-        self.0.get(number)
+    fn image(&self) -> &Image {
+        self.0
     }
 }
 
 /// Counts a verdict. `bytes` is the packet's length from the network header on.
 #[inline(always)]
 pub(crate) fn count(verdict: Verdict, pass: bool, bytes: u32) {
-    if let Some(counter) = REASONS.get_ptr_mut(verdict.reason as u32) {
+    // Listed packets are what a cluster's counters show: one counter is enough for the common case.
+    if verdict.reason as u32 != Reason::Listed as u32
+        && let Some(counter) = REASONS.get_ptr_mut(verdict.reason as u32)
+    {
         // SAFETY: the slot of this CPU, written by programs on this CPU only.
         unsafe { *counter += 1 };
     }

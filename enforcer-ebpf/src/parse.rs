@@ -7,6 +7,8 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+use crate::bpf::forgotten;
+
 /// Extension headers of an IPv6 packet that are followed.
 pub const MAX_EXTENSIONS: u32 = 8;
 /// VLAN tags inside the packet that are skipped (the outermost one is not in the packet at TC).
@@ -93,6 +95,8 @@ pub enum Parsed {
     V6(Flow<V6>),
 }
 
+/// Where the type stands in an Ethernet header.
+const ETHERTYPE_AT: u32 = 12;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
@@ -155,40 +159,49 @@ struct Ports {
 /// Parses a packet.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, link: Link) -> Parsed {
-    let (version, at) = match link {
-        Link::Ethernet => match network_header(packet) {
-            Ok(found) => found,
-            Err(parsed) => return parsed,
-        },
+    match link {
+        Link::Ethernet => ethernet(packet),
         // Four bytes: the verifier learns nothing from a check for one.
         Link::Raw => match packet.load::<[u8; 4]>(0) {
-            Some(first) => (first[0] >> 4, 0),
-            None => return Parsed::Truncated,
+            Some(first) if first[0] >> 4 == 4 => ipv4(packet, 0),
+            Some(first) if first[0] >> 4 == 6 => ipv6(packet, 0),
+            Some(_) => Parsed::Unjudged,
+            None => Parsed::Truncated,
         },
+    }
+}
+
+#[inline(always)]
+fn ethernet<P: Packet>(packet: &P) -> Parsed {
+    let Some(ethertype) = packet.load::<u16>(ETHERTYPE_AT) else {
+        return Parsed::Truncated;
     };
-    match version {
-        4 => ipv4(packet, at),
-        6 => ipv6(packet, at),
+    match u16::from_be(ethertype) {
+        ETHERTYPE_IPV4 => ipv4(packet, ETHERTYPE_AT + 2),
+        ETHERTYPE_IPV6 => ipv6(packet, ETHERTYPE_AT + 2),
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => tagged(packet),
         _ => Parsed::Unjudged,
     }
 }
 
-/// IP version and offset of the network header behind an Ethernet header and VLAN tags.
+/// Behind VLAN tags; apart from the common way, whose offsets are constants.
 #[inline(always)]
-fn network_header<P: Packet>(packet: &P) -> Result<(u8, u32), Parsed> {
-    let mut offset = 12;
-    for _ in 0..=MAX_TAGS {
+fn tagged<P: Packet>(packet: &P) -> Parsed {
+    let mut offset = ETHERTYPE_AT;
+    for _ in 0..MAX_TAGS {
+        offset += 4;
         let Some(ethertype) = packet.load::<u16>(offset) else {
-            return Err(Parsed::Truncated);
+            return Parsed::Truncated;
         };
+        offset = forgotten(offset, ethertype);
         match u16::from_be(ethertype) {
-            ETHERTYPE_IPV4 => return Ok((4, offset + 2)),
-            ETHERTYPE_IPV6 => return Ok((6, offset + 2)),
-            ETHERTYPE_VLAN | ETHERTYPE_QINQ => offset += 4,
-            _ => return Err(Parsed::Unjudged),
+            ETHERTYPE_IPV4 => return ipv4(packet, offset + 2),
+            ETHERTYPE_IPV6 => return ipv6(packet, offset + 2),
+            ETHERTYPE_VLAN | ETHERTYPE_QINQ => {}
+            _ => return Parsed::Unjudged,
         }
     }
-    Err(Parsed::Unjudged)
+    Parsed::Unjudged
 }
 
 #[inline(always)]
@@ -257,6 +270,7 @@ fn ipv6<P: Packet>(packet: &P, at: u32) -> Parsed {
             _ => offset += (u32::from(extension.length) + 1) * 8,
         }
         next = extension.next;
+        offset = forgotten(offset, u16::from(extension.length));
     }
     let protocol = match next {
         TCP => Protocol::Tcp,

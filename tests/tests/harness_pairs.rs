@@ -1,5 +1,11 @@
 //! Streams of numbered SYNs count exactly what rules of ours let pass. Needs root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "clippy takes helpers of tests for other code"
+)]
+
 use std::time::Duration;
 
 use enforcer_tests::nat;

@@ -4,22 +4,24 @@
 //! the name of what is full. Nothing here talks to a kernel; tests search an image with the data
 //! path's own functions.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use enforcer_ebpf::{
     abi::{
         self, ABI_VERSION, ADDRESS_ALSO_NODE, ADDRESS_FIRST, ADDRESS_NODE, ADDRESS_SLOTS,
-        ADDRESSES4_AT, ADDRESSES6_AT, Address4, Address6, CHUNK_BYTES, CLUSTERS_AT, Chunk,
-        FRONTEND_SLOTS, FRONTENDS_AT, Header, IMAGE_CHUNKS, MAGIC, POLICIES, POLICY_EXEMPT,
-        POLICY_FIRST, PORTS_AT, frontend_entry, frontend_key,
+        ADDRESSES4_AT, ADDRESSES6_AT, Address4, Address6, CLUSTERS_AT, FRONTEND_SLOTS,
+        FRONTENDS_AT, Header, IMAGE_BYTES, MAGIC, POLICIES, POLICY_EXEMPT, POLICY_FIRST, PORTS_AT,
+        frontend_entry, frontend_key,
     },
     tables,
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::{
-    compile::Rules,
+    compile::{FrontendKey, Rules},
     model::{FrontendAddress, Protocol},
 };
 
@@ -31,10 +33,7 @@ pub use counters::{Assignment, assign, cluster_word};
 use intervals::Regions;
 
 /// Words (8 bytes) of an image.
-pub const IMAGE_WORDS: usize = CHUNK_BYTES / 8 * IMAGE_CHUNKS as usize;
-
-/// Words of one chunk.
-const CHUNK_WORDS: usize = CHUNK_BYTES / 8;
+pub const IMAGE_WORDS: usize = IMAGE_BYTES / 8;
 
 /// The full desired content of an image map.
 #[derive(Clone, PartialEq, Eq)]
@@ -137,7 +136,7 @@ pub fn header(words: &[u64]) -> Header {
 /// Which cluster each counter slot counts for: [`cluster_word`], 0 for none.
 #[must_use]
 pub fn counter_owners(words: &[u64]) -> &[u64] {
-    let begin = CHUNK_WORDS + CLUSTERS_AT as usize;
+    let begin = CLUSTERS_AT as usize;
     words.get(begin..begin + abi::CLUSTERS as usize).unwrap_or(&[])
 }
 
@@ -147,25 +146,30 @@ impl std::fmt::Debug for Image {
     }
 }
 
-impl tables::Image for Image {
-    fn chunk(&self, number: u32) -> Option<&Chunk> {
-        let begin = number as usize * CHUNK_WORDS;
-        let words = self.words.get(begin..begin + CHUNK_WORDS)?;
-        Chunk::ref_from_bytes(words.as_bytes()).ok()
+impl tables::Tables for Image {
+    fn image(&self) -> &abi::Image {
+        abi::Image::ref_from_bytes(self.words.as_bytes()).unwrap_or_else(|_| {
+            unreachable!("an image is built with as many words as it has in the kernel")
+        })
     }
 }
 
-/// Salts that are tried.
+/// Pairs of hash functions that are tried.
 const SALTS: u64 = 32;
+
+/// Odd numbers without structure: the golden ratio's and the square root of 3's fractions.
+const MULTIPLIERS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xbb67_ae85_84ca_a73b];
 
 struct Builder {
     words: Vec<u64>,
-    salt: u64,
+    multipliers: [u64; 2],
 }
 
 impl Builder {
     fn new(salt: u64) -> Self {
-        Self { words: vec![0; IMAGE_WORDS], salt }
+        // Odd factors keep the products odd.
+        let multipliers = MULTIPLIERS.map(|odd| odd.wrapping_mul(2 * salt + 1));
+        Self { words: vec![0; IMAGE_WORDS], multipliers }
     }
 
     fn build(mut self, rules: &Rules, counters: &Assignment) -> Result<Image, CapacityError> {
@@ -177,7 +181,7 @@ impl Builder {
         let numbers = number_addresses(node_addresses, frontends.keys());
         self.addresses(&numbers)?;
         self.frontends(frontends, &numbers)?;
-        let mut regions = Regions::new(CHUNK_WORDS + abi::REGIONS_AT as usize, IMAGE_WORDS);
+        let mut regions = Regions::new(abi::REGIONS_AT as usize, IMAGE_WORDS);
         let full = |cluster: &str| CapacityError::Regions {
             policies: policies.len(),
             cluster: cluster.to_owned(),
@@ -200,18 +204,17 @@ impl Builder {
             record.counter = counters.slot(&policy.cluster);
             self.policy(index, record);
         }
-        let owners = CHUNK_WORDS + CLUSTERS_AT as usize;
         for (slot, owner) in counters.owners() {
-            self.words[owners + slot as usize] = owner;
+            self.words[(CLUSTERS_AT + slot) as usize] = owner;
         }
         let header = Header {
             magic: MAGIC,
             abi: ABI_VERSION,
             clusters: counters.owners().map(|(slot, _)| slot + 1).max().unwrap_or(0),
-            salt: self.salt,
+            multipliers: self.multipliers,
             revision: revision.0,
             region_words: regions.used() as u64,
-            reserved: [0; 8],
+            reserved: [0; 7],
         };
         self.put(0, header.as_bytes());
         Ok(Image { words: self.words })
@@ -224,11 +227,11 @@ impl Builder {
 
     fn policy(&mut self, index: u32, record: abi::Policy) {
         let at = (abi::POLICIES_AT + index) as usize * size_of::<abi::Policy>();
-        self.put(CHUNK_WORDS + at / 8, record.as_bytes());
+        self.put(at / 8, record.as_bytes());
     }
 
     fn addresses(&mut self, numbers: &BTreeMap<IpAddr, u32>) -> Result<(), CapacityError> {
-        let salt = self.salt;
+        let [one, other] = self.multipliers;
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (address, number) in numbers {
             match address {
@@ -241,11 +244,15 @@ impl Builder {
                 }
             }
         }
-        let slots = |entry: &Address4| tables::hash4_slots(salt, entry.address);
+        let slots = |entry: &Address4| {
+            [one, other].map(|multiplier| tables::address4_slot(multiplier, entry.address))
+        };
         for (slot, entry) in cuckoo::place("IPv4 addresses", ADDRESS_SLOTS, &v4, slots)? {
             self.put((ADDRESSES4_AT + slot) as usize, entry.as_bytes());
         }
-        let slots = |entry: &Address6| tables::hash6_slots(salt, entry.high, entry.low);
+        let slots = |entry: &Address6| {
+            [one, other].map(|multiplier| tables::address6_slot(multiplier, entry.high, entry.low))
+        };
         for (slot, entry) in cuckoo::place("IPv6 addresses", ADDRESS_SLOTS, &v6, slots)? {
             let words = size_of::<Address6>() / 8;
             self.put((ADDRESSES6_AT + slot) as usize * words, entry.as_bytes());
@@ -255,7 +262,7 @@ impl Builder {
 
     fn frontends(
         &mut self,
-        frontends: &BTreeMap<crate::compile::FrontendKey, usize>,
+        frontends: &BTreeMap<FrontendKey, usize>,
         numbers: &BTreeMap<IpAddr, u32>,
     ) -> Result<(), CapacityError> {
         let mut entries = Vec::with_capacity(frontends.len());
@@ -274,8 +281,10 @@ impl Builder {
             self.words[PORTS_AT as usize + bit / 64] |= 1 << (bit % 64);
             entries.push((frontend_key(number, protocol, port), POLICY_FIRST + *policy as u32));
         }
-        let salt = self.salt;
-        let slots = |entry: &(u64, u32)| tables::frontend_slots(salt, entry.0);
+        let [one, other] = self.multipliers;
+        let slots = |entry: &(u64, u32)| {
+            [one, other].map(|multiplier| tables::frontend_slot(multiplier, entry.0))
+        };
         for (slot, (key, policy)) in cuckoo::place("frontends", FRONTEND_SLOTS, &entries, slots)? {
             self.words[(FRONTENDS_AT + slot) as usize] = frontend_entry(*key, *policy);
         }
@@ -285,8 +294,8 @@ impl Builder {
 
 /// Numbers every address that packets to frontends carry: the node's own share one number.
 fn number_addresses<'a>(
-    node: &std::collections::BTreeSet<IpAddr>,
-    frontends: impl Iterator<Item = &'a crate::compile::FrontendKey>,
+    node: &BTreeSet<IpAddr>,
+    frontends: impl Iterator<Item = &'a FrontendKey>,
 ) -> BTreeMap<IpAddr, u32> {
     let mut numbers: BTreeMap<IpAddr, u32> =
         node.iter().map(|address| (*address, ADDRESS_NODE)).collect();

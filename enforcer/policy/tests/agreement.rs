@@ -53,7 +53,7 @@ fn expected(answer: &Answer) -> Reason {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_lowered_image_decides_as_the_oracle_does((snapshot, packets) in questions(40)) {

@@ -1,7 +1,9 @@
 //! Counters as the data path keeps them, summed over CPUs when they are read.
 
+use std::path::Path;
+
 use aya::{
-    maps::{MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
 use enforcer_ebpf::{
@@ -9,7 +11,7 @@ use enforcer_ebpf::{
     decide::Reason,
 };
 
-use super::KernelError;
+use super::{KernelError, Pins};
 
 /// [`Counters`] as aya reads it.
 #[derive(Clone, Copy, Default)]
@@ -28,7 +30,28 @@ pub struct CounterTable {
     reasons: PerCpuArray<MapData, u64>,
 }
 
+impl std::fmt::Debug for CounterTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CounterTable").finish_non_exhaustive()
+    }
+}
+
 impl CounterTable {
+    /// Opens the pinned counters a second time, for a reader of its own.
+    pub fn open(bpffs: &Path) -> Result<Self, KernelError> {
+        let open = |name| {
+            MapData::from_pin(Pins::map_below(bpffs, name))
+                .map(Map::PerCpuArray)
+                .map_err(|source| error("open", name, source))
+        };
+        Ok(Self {
+            clusters: PerCpuArray::try_from(open(MAP_COUNTERS)?)
+                .map_err(|source| error("open", MAP_COUNTERS, source))?,
+            reasons: PerCpuArray::try_from(open(MAP_REASONS)?)
+                .map_err(|source| error("open", MAP_REASONS, source))?,
+        })
+    }
+
     pub(super) fn new(
         clusters: PerCpuArray<MapData, CountersPod>,
         reasons: PerCpuArray<MapData, u64>,
@@ -51,7 +74,8 @@ impl CounterTable {
         }))
     }
 
-    /// Packets decided for a reason on this node; [`Reason::Unguarded`] is not counted.
+    /// Packets decided for a reason on this node; [`Reason::Unguarded`] and
+    /// [`Reason::Listed`] are not counted.
     pub fn reason(&self, reason: Reason) -> Result<u64, KernelError> {
         let values = self
             .reasons

@@ -48,7 +48,7 @@ impl Kernel {
             links.insert(index, links::observe(&self.pins, index, &current)?);
         }
         Ok(Observed {
-            active: self.banks.active()?,
+            active: self.banks.active(),
             banks: Bank::ALL.map(|bank| self.banks.words(bank)),
             links,
         })

@@ -1,6 +1,6 @@
 //! Links: the programs' places on interfaces, pinned by interface number.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 use aya::{
     programs::{
@@ -74,10 +74,18 @@ pub(super) fn replace(
 
 /// Removes the pin, which detaches.
 pub(super) fn unpin(pins: &Pins, index: u32) -> Result<(), KernelError> {
-    let path = pins.link(index);
-    match fs::remove_file(&path) {
+    remove(&pins.link(index))
+}
+
+/// Removes a pin if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), KernelError> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(|source| KernelError::Pin { action: "remove", path, source }),
+        removed => removed.map_err(|source| KernelError::Pin {
+            action: "remove",
+            path: path.into(),
+            source,
+        }),
     }
 }
 
@@ -102,10 +110,12 @@ fn program_error(action: &'static str, interface: &Interface, source: ProgramErr
             Some(Errno::ENODEV | Errno::ENXIO | Errno::ENOLINK)
         )
     };
-    let is_gone = match &source {
-        ProgramError::SyscallError(SyscallError { io_error, .. }) => gone(io_error),
-        ProgramError::TcError(aya::programs::TcError::IoError(io_error)) => gone(io_error),
-        _ => false,
+    let is_gone = if let ProgramError::SyscallError(SyscallError { io_error, .. })
+    | ProgramError::TcError(aya::programs::TcError::IoError(io_error)) = &source
+    {
+        gone(io_error)
+    } else {
+        false
     };
     if is_gone {
         return KernelError::InterfaceGone { name: interface.name.clone(), index: interface.index };

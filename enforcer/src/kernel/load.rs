@@ -7,13 +7,16 @@ use aya::{
     maps::{ArrayOfMaps, Map, MapData, MapError, PerCpuArray},
     programs::SchedClassifier,
 };
-use enforcer_ebpf::abi::{MAP_COUNTERS, MAP_IMAGE, MAP_REASONS};
+use enforcer_ebpf::{
+    abi::{CLUSTERS, Counters, Images, MAP_COUNTERS, MAP_GRACE, MAP_IMAGES, MAP_REASONS},
+    decide::Reason,
+};
 use enforcer_policy::plan::LinkLayer;
 
 use super::{BPF_OBJECT, CounterTable, KernelError, Pins, banks::Banks};
 
 /// Maps that the programs share with the agent.
-const MAPS: [&str; 3] = [MAP_IMAGE, MAP_COUNTERS, MAP_REASONS];
+const MAPS: [&str; 4] = [MAP_IMAGES, MAP_GRACE, MAP_COUNTERS, MAP_REASONS];
 
 /// What loading gives.
 pub(super) struct Loaded {
@@ -59,11 +62,12 @@ pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
             })
         })?;
     }
-    let images = take(&mut object, pins, MAP_IMAGE, |map| ArrayOfMaps::try_from(map))?;
-    let clusters = take(&mut object, pins, MAP_COUNTERS, |map| PerCpuArray::try_from(map))?;
-    let reasons = take(&mut object, pins, MAP_REASONS, |map| PerCpuArray::try_from(map))?;
+    take(&mut object, pins, MAP_IMAGES, Ok)?;
+    let grace = take(&mut object, pins, MAP_GRACE, ArrayOfMaps::try_from)?;
+    let clusters = take(&mut object, pins, MAP_COUNTERS, PerCpuArray::try_from)?;
+    let reasons = take(&mut object, pins, MAP_REASONS, PerCpuArray::try_from)?;
     Ok(Loaded {
-        banks: Banks::open(pins, images)?,
+        banks: Banks::open(pins, grace)?,
         counters: CounterTable::new(clusters, reasons),
         programs: Programs { object },
     })
@@ -117,11 +121,10 @@ fn take<M>(
 /// Value size and entries of a map of this build.
 fn layout(name: &str) -> (u32, u32) {
     match name {
-        MAP_COUNTERS => {
-            (size_of::<enforcer_ebpf::abi::Counters>() as u32, enforcer_ebpf::abi::CLUSTERS)
-        }
-        MAP_REASONS => (8, enforcer_ebpf::decide::Reason::ALL.len() as u32),
-        _ => (4, 1),
+        MAP_IMAGES => (size_of::<Images>() as u32, 1),
+        MAP_COUNTERS => (size_of::<Counters>() as u32, CLUSTERS),
+        MAP_REASONS => (size_of::<u64>() as u32, Reason::ALL.len() as u32),
+        _ => (size_of::<u32>() as u32, 1),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The folder of pins: found or mounted, root-only, one agent at a time.
 //!
 //! ```text
-//! BPFFS/v1/IMAGE COUNTERS REASONS image-a image-b     maps
+//! BPFFS/v1/IMAGES GRACE COUNTERS REASONS              maps
 //! BPFFS/v1/program-ethernet program-raw               programs, for `test_run` by others
 //! BPFFS/v1/links/INTERFACE-NUMBER                     links
 //! ```
@@ -15,7 +15,7 @@ use std::{
 };
 
 use enforcer_ebpf::abi::ABI_VERSION;
-use enforcer_policy::plan::{Bank, LinkLayer};
+use enforcer_policy::plan::LinkLayer;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -42,7 +42,7 @@ impl Pins {
     /// Finds or makes the folder below `bpffs`, and locks it.
     pub fn open(bpffs: &Path) -> Result<Self, KernelError> {
         ensure_bpffs(bpffs).map_err(|source| KernelError::BpfFs { path: bpffs.into(), source })?;
-        let folder = bpffs.join(format!("v{ABI_VERSION}"));
+        let folder = version_folder(bpffs);
         for folder in [bpffs, &folder, &folder.join("links")] {
             make_folder(folder).map_err(|source| KernelError::Pin {
                 action: "create",
@@ -70,13 +70,10 @@ impl Pins {
         self.folder.join(name)
     }
 
-    /// Pin of a bank's map.
+    /// Pin of a map, for readers that hold no lock.
     #[must_use]
-    pub fn bank(&self, bank: Bank) -> PathBuf {
-        self.folder.join(match bank {
-            Bank::A => "image-a",
-            Bank::B => "image-b",
-        })
+    pub fn map_below(bpffs: &Path, name: &str) -> PathBuf {
+        version_folder(bpffs).join(name)
     }
 
     /// Pin of a program.
@@ -141,6 +138,10 @@ pub fn clean(bpffs: &Path) -> Result<usize, KernelError> {
         let _ = fs::remove_dir(bpffs);
     }
     Ok(removed)
+}
+
+fn version_folder(bpffs: &Path) -> PathBuf {
+    bpffs.join(format!("v{ABI_VERSION}"))
 }
 
 fn is_version_folder(path: &Path) -> bool {

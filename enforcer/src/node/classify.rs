@@ -222,17 +222,15 @@ impl<'a> Topology<'a> {
         if link.arphrd == libc::ARPHRD_LOOPBACK {
             return Role::Inside;
         }
-        match link.kind {
-            Kind::Silent | Kind::Controller | Kind::Switch => Role::Inside,
-            Kind::Decapsulating => Role::Tunnel,
-            Kind::Hardware if self.ports(link.index).next().is_some() => Role::Inside,
-            Kind::Hardware if is_representor(link) => Role::PodFacing,
-            Kind::Hardware => Role::Uplink,
-            Kind::Stacked | Kind::Pair => match (link.kind, link.lower) {
-                (_, Lower::Here(_)) => Role::Inside,
-                (Kind::Pair, Lower::Elsewhere | Lower::None) if !uplink => Role::PodFacing,
-                (_, Lower::Elsewhere | Lower::None) => Role::Uplink,
-            },
+        match (link.kind, link.lower) {
+            (Kind::Silent | Kind::Controller | Kind::Switch, _) => Role::Inside,
+            (Kind::Decapsulating, _) => Role::Tunnel,
+            (Kind::Hardware, _) if self.ports(link.index).next().is_some() => Role::Inside,
+            (Kind::Hardware, _) if is_representor(link) => Role::PodFacing,
+            (Kind::Hardware, _) => Role::Uplink,
+            (Kind::Stacked | Kind::Pair, Lower::Here(_)) => Role::Inside,
+            (Kind::Pair, Lower::Elsewhere | Lower::None) if !uplink => Role::PodFacing,
+            (Kind::Stacked | Kind::Pair, Lower::Elsewhere | Lower::None) => Role::Uplink,
         }
     }
 
@@ -292,5 +290,7 @@ fn is_representor(link: &Link) -> bool {
     function.starts_with("vf") || function.starts_with("sf")
 }
 
+#[cfg(test)]
+mod draw;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ pub(super) fn place<'a, T>(
     table: &'static str,
     slots: u32,
     entries: &'a [T],
-    slots_of: impl Fn(&T) -> (u32, u32),
+    slots_of: impl Fn(&T) -> [u32; 2],
 ) -> Result<Vec<(u32, &'a T)>, CapacityError> {
     let full = || CapacityError::Table { table, wanted: entries.len(), limit: fill_limit(slots) };
     if entries.len() > fill_limit(slots) {
@@ -28,7 +28,7 @@ pub(super) fn place<'a, T>(
     }
     let mut occupant = vec![EMPTY; slots as usize];
     for entry in 0..entries.len() as u32 {
-        let (mut entry, mut slot) = (entry, slots_of(&entries[entry as usize]).0);
+        let (mut entry, mut slot) = (entry, slots_of(&entries[entry as usize])[0]);
         let mut moves = 0;
         // Each newcomer takes the slot; who stood there goes to its other one.
         loop {
@@ -40,7 +40,7 @@ pub(super) fn place<'a, T>(
             if moves > MOST_MOVES {
                 return Err(full());
             }
-            let (first, second) = slots_of(&entries[entry as usize]);
+            let [first, second] = slots_of(&entries[entry as usize]);
             slot = if slot == first { second } else { first };
         }
     }

@@ -1,0 +1,91 @@
+//! BPF only: a packet of a TC hook through `judge`, and the one place where a verdict acts.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::bpf_skb_pull_data,
+    programs::TcContext,
+};
+use enforcer_ebpf::{
+    decide::{Action, Judgement, Reason, Verdict, judge},
+    parse::{Link, Packet},
+    tables::Tables,
+};
+use zerocopy::{FromBytes, Immutable};
+
+use crate::maps;
+
+/// Bytes made readable when the headers lie outside the linear part of a packet: link header, IPv6
+/// header and the usual extension headers.
+const READABLE: u32 = 256;
+
+/// Judges the packet of this context and acts.
+#[inline(always)]
+pub(crate) fn ingress<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> i32 {
+    match judge(&Direct::of(ctx), link, tables) {
+        Judgement::Final(verdict) => act(ctx, verdict, link),
+        Judgement::Truncated => hidden_headers(ctx, link, tables),
+    }
+}
+
+/// The same once more, when headers lie outside the linear part of the packet.
+#[cold]
+#[inline(always)]
+fn hidden_headers<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> i32 {
+    // SAFETY: the context is the one of this call.
+    unsafe { bpf_skb_pull_data(ctx.skb.skb, READABLE.min(ctx.len())) };
+    match judge(&Direct::of(ctx), link, tables) {
+        Judgement::Final(verdict) => act(ctx, verdict, link),
+        // What stays truncated when all of it is readable is dropped by the kernel's input.
+        Judgement::Truncated => TC_ACT_UNSPEC,
+    }
+}
+
+/// The one place where a verdict acts. `TC_ACT_UNSPEC` is `TCX_NEXT`: programs after this one see
+/// the packet.
+#[inline(always)]
+fn act(ctx: &TcContext, verdict: Verdict, link: Link) -> i32 {
+    if verdict.reason as u32 == Reason::Unguarded as u32 {
+        return TC_ACT_UNSPEC;
+    }
+    let header = match link {
+        Link::Ethernet => 14,
+        Link::Raw => 0,
+    };
+    let bytes = ctx.len().saturating_sub(header);
+    match verdict.reason.action() {
+        Action::Pass => {
+            maps::count(verdict, true, bytes);
+            TC_ACT_UNSPEC
+        }
+        Action::Drop => {
+            maps::count(verdict, false, bytes);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+/// Direct packet access: what of the packet lies in the linear part.
+struct Direct {
+    begin: usize,
+    end: usize,
+}
+
+impl Direct {
+    #[inline(always)]
+    fn of(ctx: &TcContext) -> Self {
+        Self { begin: ctx.data(), end: ctx.data_end() }
+    }
+}
+
+impl Packet for Direct {
+    #[inline(always)]
+    fn load<T: FromBytes + Immutable>(&self, offset: u32) -> Option<T> {
+        let at = self.begin + offset as usize;
+        if at + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: inside the packet, checked above; every bit pattern is a `T`. The kernel aligns
+        // network headers as it needs (NET_IP_ALIGN).
+        Some(unsafe { core::ptr::read(at as *const T) })
+    }
+}

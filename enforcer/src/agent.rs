@@ -1,0 +1,236 @@
+//! Wiring: source and node in, reconciler and observers on, ordered shutdown.
+//!
+//! One task owns the kernel's side and works off what the others publish. The agent's end changes
+//! nothing: what is pinned stays.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use enforcer_policy::model::{Snapshot, ThisNode};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    args::{self, Places, Run},
+    kernel::{self, CounterTable, Kernel, KernelError},
+    node,
+    observe::{self, Metrics},
+    reconcile::{Reconciler, Report},
+    source::{Manifests, Objects, Settings, SourceError},
+    state::{self, State, StateError},
+};
+
+/// Why the agent ends other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The source cannot be read at start.
+    #[error("the source cannot be read")]
+    Source(#[from] SourceError),
+    /// The kernel refuses.
+    #[error("the kernel's side cannot be set up")]
+    Kernel(#[from] KernelError),
+    /// The node's interfaces cannot be watched.
+    #[error("the node's interfaces cannot be watched")]
+    Node(#[from] node::NodeError),
+    /// The state folder cannot be used.
+    #[error("the state folder cannot be used")]
+    State(#[from] StateError),
+    /// The address of `--listen` cannot be served.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot wait for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// What observers see.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// The last attempt; nothing is enforced in the first one.
+    pub report: Report,
+    /// Since when the source cannot be read.
+    pub source_stale_since: Option<SystemTime>,
+}
+
+impl Status {
+    /// Why `/readyz` says no, in words; empty if it says yes.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<String> {
+        let Self { report, source_stale_since: _ } = self;
+        let mut reasons = Vec::new();
+        match report.enforced {
+            None => reasons.push("no image is enforced yet".to_owned()),
+            Some(enforced) if enforced != report.wanted => {
+                reasons.push(format!("image {enforced} is enforced, {} is wanted", report.wanted));
+            }
+            Some(_) => {}
+        }
+        for (interface, why) in &report.unguarded {
+            reasons.push(format!("interface {interface} is not guarded: {why}"));
+        }
+        if report.enforced.is_some() && report.guarded.is_empty() {
+            reasons.push("no interface is guarded".to_owned());
+        }
+        if reasons.is_empty() && !report.is_enforced() {
+            reasons.push("the last change could not be applied whole".to_owned());
+        }
+        reasons
+    }
+}
+
+/// Time after which a failed attempt is made again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// `enforcer run`
+pub async fn run(run: Run) -> Result<(), AgentError> {
+    let mut stop = Stop::new()?;
+    let settings = Settings {
+        options: run.policy(),
+        seed_name: run.seed.clone(),
+        kubermatic_namespace: run.kubermatic_namespace.clone(),
+    };
+    let args::Source::Manifests(folder) = run.source.clone();
+    let mut source = Manifests::open(folder).await?;
+    let state = State::open(&run.places.state)?;
+    let kernel = Kernel::open(&run.places.bpffs)?;
+    let listener = observe::bind(run.listen)
+        .await
+        .map_err(|source| AgentError::Listen { address: run.listen, source })?;
+    let counters = CounterTable::open(&run.places.bpffs)?;
+    let mut reconciler = Reconciler::new(kernel, settings, state.load());
+    let (node_addresses, wanted_addresses) = watch::channel(BTreeSet::new());
+    let node = node::watch(run.interfaces.clone(), wanted_addresses).await?;
+    let mut node_states = node.states();
+
+    let (status, statuses) = watch::channel(Arc::new(Status::default()));
+    let (saved, to_save) = watch::channel(None);
+    let tasks = TaskTracker::new();
+    let cancelled = CancellationToken::new();
+    tasks.spawn(observe::serve(listener, statuses, Metrics::new(counters), cancelled.clone()));
+    let saver = state::keep_saved(state, to_save);
+    tasks.close();
+
+    let mut objects = source.current();
+    loop {
+        publish_node_addresses(&node_addresses, &objects, &run.node);
+        let seen = node_states.borrow_and_update().clone();
+        let this_node = ThisNode { name: run.node.clone(), addresses: seen.addresses.clone() };
+        let before = reconciler.former().cloned();
+        let report = reconciler.reconcile(&objects, &this_node, &seen);
+        log(&status.borrow().report, &report);
+        save(&saved, before.as_ref(), reconciler.former());
+        let again = report.retry.then(|| Instant::now() + RETRY);
+        status.send_replace(Arc::new(Status { report, source_stale_since: objects.stale_since }));
+        tokio::select! {
+            () = stop.asked() => break,
+            changed = source.changed() => objects = changed,
+            Ok(()) = node_states.changed() => {}
+            () = wait_until(again) => {}
+        }
+    }
+    tracing::info!("stops; what is enforced stays in force");
+    drop(saved);
+    cancelled.cancel();
+    // A scraper that keeps its connection open must not hold up the end.
+    let _ = tokio::time::timeout(Duration::from_millis(300), tasks.wait()).await;
+    let _ = tokio::time::timeout(Duration::from_millis(300), saver).await;
+    Ok(())
+}
+
+/// `enforcer clean`
+pub fn clean(places: &Places) -> Result<(), AgentError> {
+    let removed = kernel::clean(&places.bpffs)?;
+    State::clean(&places.state)?;
+    tracing::info!(pins = removed, "removed");
+    Ok(())
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The watcher of interfaces knows uplinks by the addresses of this machine's Node object.
+fn publish_node_addresses(
+    addresses: &watch::Sender<BTreeSet<IpAddr>>,
+    objects: &Objects,
+    node: &str,
+) {
+    let current = objects.node_addresses(node);
+    addresses.send_if_modified(|known| {
+        let changed = *known != current;
+        *known = current;
+        changed
+    });
+}
+
+fn save(
+    saved: &watch::Sender<Option<Arc<Snapshot>>>,
+    before: Option<&Arc<Snapshot>>,
+    after: Option<&Arc<Snapshot>>,
+) {
+    if before.map(AsRef::as_ref) != after.map(AsRef::as_ref) {
+        saved.send_replace(after.cloned());
+    }
+}
+
+/// One line per change, and one per problem that is new or mended.
+fn log(former: &Report, report: &Report) {
+    if report.steps > 0 {
+        tracing::info!(
+            revision = %report.wanted,
+            clusters = report.counters.len(),
+            frontends = report.frontends,
+            interfaces = report.guarded.len(),
+            took = ?report.took,
+            "image in force"
+        );
+    }
+    for problem in report.problems.iter().filter(|problem| !former.problems.contains(problem)) {
+        tracing::warn!(%problem, "problem");
+    }
+    for problem in former.problems.iter().filter(|problem| !report.problems.contains(problem)) {
+        tracing::info!(%problem, "mended");
+    }
+    for (interface, why) in &report.unguarded {
+        tracing::warn!(interface, why, "not guarded");
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, AgentError> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(AgentError::Signals)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(AgentError::Signals)?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

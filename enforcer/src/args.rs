@@ -1,0 +1,186 @@
+//! The command line. An option that is not here is not understood, never accepted and ignored.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use enforcer_policy::model::{ExemptSeed, Options, SeedDefaults};
+use ipnet::IpNet;
+
+use crate::node::Selection;
+
+/// Enforces in the kernel of a seed node who may reach each user cluster's API server.
+#[derive(Debug, Parser)]
+#[command(name = "enforcer", version)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch the source and enforce it until a signal comes; what is enforced stays.
+    Run(Box<Run>),
+    /// Detach and remove everything, and forget the state.
+    Clean(Places),
+}
+
+/// Where things are kept.
+#[derive(Clone, Debug, Args)]
+pub struct Places {
+    /// Folder of a BPF file system for pinned maps and links; mounted if nothing is.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/enforcer")]
+    pub bpffs: PathBuf,
+    /// Folder for what was enforced last.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/enforcer")]
+    pub state: PathBuf,
+}
+
+/// Options of `enforcer run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Where objects come from: `manifests=DIR`, a folder of YAML files.
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Source,
+    /// Name of the Node object of this machine.
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Interfaces to guard: `auto`, or names separated by commas.
+    #[arg(long, value_name = "NAMES", default_value = "auto")]
+    pub interfaces: Selection,
+    /// Where things are kept.
+    #[command(flatten)]
+    pub places: Places,
+    /// Address that serves /healthz, /readyz and /metrics.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464")]
+    pub listen: SocketAddr,
+    /// Ranges that every list admits.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub exempt: Vec<IpNet>,
+    /// Seed addresses that every list admits: `nodes`, `pods`, `nodes,pods` or `none`.
+    #[arg(long, value_name = "WHICH", default_value = "nodes,pods", value_parser = exempt_seed)]
+    pub exempt_seed: ExemptSeed,
+    /// Whether the Seed's default ranges also restrict clusters without a list of their own.
+    #[arg(long, value_enum, default_value = "appended")]
+    pub seed_defaults: SeedDefaultsOption,
+    /// Name of the Seed object; needed where several are visible.
+    #[arg(long, value_name = "NAME")]
+    pub seed: Option<String>,
+    /// Namespace of KKP's own services.
+    #[arg(long, value_name = "NAME", default_value = "kubermatic")]
+    pub kubermatic_namespace: String,
+    /// Form of log lines.
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+impl Run {
+    /// The options that change verdicts.
+    #[must_use]
+    pub fn policy(&self) -> Options {
+        Options {
+            seed_defaults: match self.seed_defaults {
+                SeedDefaultsOption::Appended => SeedDefaults::Appended,
+                SeedDefaultsOption::Always => SeedDefaults::Always,
+            },
+            exempt: self.exempt.iter().map(IpNet::trunc).collect(),
+            exempt_seed: self.exempt_seed,
+        }
+    }
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A folder of YAML files.
+    Manifests(PathBuf),
+}
+
+impl FromStr for Source {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some(("manifests", folder)) if !folder.is_empty() => Ok(Self::Manifests(folder.into())),
+            _ => Err("write manifests=DIR"),
+        }
+    }
+}
+
+/// `--seed-defaults`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SeedDefaultsOption {
+    /// As KKP does: only where the cluster has a list of its own.
+    Appended,
+    /// As KKP's documentation reads: everywhere.
+    Always,
+}
+
+/// `--log-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+fn exempt_seed(text: &str) -> Result<ExemptSeed, &'static str> {
+    let mut which = ExemptSeed { nodes: false, pods: false };
+    if text == "none" {
+        return Ok(which);
+    }
+    for word in text.split(',') {
+        match word {
+            "nodes" => which.nodes = true,
+            "pods" => which.pods = true,
+            _ => return Err("write nodes, pods, nodes,pods or none"),
+        }
+    }
+    Ok(which)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Result<Box<Run>, clap::Error> {
+        let fixed = ["enforcer", "run", "--source", "manifests=/etc/kkp", "--node", "n1"];
+        match Arguments::try_parse_from(fixed.iter().chain(arguments))?.command {
+            Command::Run(run) => Ok(run),
+            Command::Clean(_) => unreachable!("run was asked for"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_readme() {
+        let run = run(&[]).unwrap();
+        assert_eq!(run.source, Source::Manifests("/etc/kkp".into()));
+        assert_eq!(run.interfaces, Selection::Auto);
+        assert_eq!(run.places.bpffs, PathBuf::from("/sys/fs/bpf/enforcer"));
+        assert_eq!(run.listen.to_string(), "127.0.0.1:9464");
+        assert_eq!(run.policy(), Options::default());
+    }
+
+    #[test]
+    fn exemptions_are_ranges_with_host_bits_cleared() {
+        let run = run(&["--exempt", "10.1.2.3/8,fd00::1/64", "--exempt-seed", "pods"]).unwrap();
+        let options = run.policy();
+        assert_eq!(options.exempt, ["10.0.0.0/8", "fd00::/64"].map(|net| net.parse().unwrap()));
+        assert_eq!(options.exempt_seed, ExemptSeed { nodes: false, pods: true });
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        for wrong in [
+            ["--source", "kubernetes="],
+            ["--interfaces", "eth0,"],
+            ["--exempt", "10.0.0.0/33"],
+            ["--exempt-seed", "all"],
+            ["--mode", "audit"],
+        ] {
+            assert!(run(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

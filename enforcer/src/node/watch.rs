@@ -1,0 +1,309 @@
+//! Keeps a [`NodeState`] current.
+//!
+//! Input: events, a clock, the addresses of the Node object. Output: the state, on a watch channel,
+//! published only when it differs. Invariants: subscribed before the first look; a look during
+//! which something changed is repeated; while looks fail, the last state stays and sockets are
+//! opened again.
+//!
+//! Runs on a thread of its own: listing blocks while the kernel holds its RTNL lock, and a thread
+//! stays in the network namespace that it was started in.
+
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    net::IpAddr,
+    ops::Range,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{oneshot, watch},
+    time::sleep,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    NodeError, NodeState, Selection, classify, events::Events, facts::Facts, listing::Lister,
+};
+
+/// Least time between the end of a look and the next one, which bursts share.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A look without an event, should one have been lost.
+const SAFETY: Duration = Duration::from_secs(30);
+
+/// Looks that are repeated at once because something changed meanwhile; then what was seen is
+/// published, for a node may never stand still.
+const REPEATS: usize = 1;
+
+/// Waiting before sockets are opened again. Those that worked for as long as its end were good.
+const BACKOFF: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(5);
+
+/// A node being watched, until this is dropped.
+#[derive(Debug)]
+pub struct NodeWatch {
+    states: watch::Receiver<Arc<NodeState>>,
+    _stop: DropGuard,
+}
+
+impl NodeWatch {
+    /// The state, now and whenever it changes. Closed when the watching thread has ended.
+    #[must_use]
+    pub fn states(&self) -> watch::Receiver<Arc<NodeState>> {
+        self.states.clone()
+    }
+}
+
+/// Looks at the node once, in the network namespace of the calling thread. Blocks for some
+/// milliseconds.
+///
+/// # Errors
+/// Where the kernel cannot be asked or its answer not be read.
+pub fn observe(
+    selection: &Selection,
+    node_addresses: &BTreeSet<IpAddr>,
+) -> Result<NodeState, NodeError> {
+    Ok(classify(&Lister::open()?.facts()?, selection, node_addresses))
+}
+
+/// Watches the network namespace of the calling thread, and returns when the first state is there.
+///
+/// `node_addresses`: the addresses in the status of this node's Node object, empty where there is
+/// none; when its sender is gone, the last ones stay.
+///
+/// # Errors
+/// Where the first look fails. Later ones are logged and tried again.
+pub async fn watch(
+    selection: Selection,
+    node_addresses: watch::Receiver<BTreeSet<IpAddr>>,
+) -> Result<NodeWatch, NodeError> {
+    let stop = CancellationToken::new();
+    let (started, first) = oneshot::channel();
+    let inputs = Inputs { selection, node_addresses, stop: stop.clone() };
+    let guard = stop.drop_guard();
+    thread::Builder::new()
+        .name("node".to_owned())
+        .spawn(move || run(inputs, started))
+        .map_err(NodeError::Thread)?;
+    let states = first.await.map_err(|_| NodeError::Ended)??;
+    Ok(NodeWatch { states, _stop: guard })
+}
+
+struct Inputs {
+    selection: Selection,
+    node_addresses: watch::Receiver<BTreeSet<IpAddr>>,
+    stop: CancellationToken,
+}
+
+type Started = oneshot::Sender<Result<watch::Receiver<Arc<NodeState>>, NodeError>>;
+
+fn run(inputs: Inputs, started: Started) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(NodeError::Thread) {
+        Ok(runtime) => runtime.block_on(start(inputs, started)),
+        Err(error) => drop(started.send(Err(error))),
+    }
+}
+
+async fn start(mut inputs: Inputs, started: Started) {
+    let (mut session, look) = match Session::open() {
+        Ok(opened) => opened,
+        Err(error) => return drop(started.send(Err(error))),
+    };
+    let state = inputs.judge(&look.facts);
+    let (publisher, states) = watch::channel(Arc::new(state));
+    if started.send(Ok(states)).is_err() {
+        return;
+    }
+    let (mut settled, mut wait) = (look.settled, BACKOFF.start);
+    loop {
+        let begin = Instant::now();
+        let Some(error) = session.follow(&mut inputs, &publisher, settled).await else { return };
+        if begin.elapsed() > BACKOFF.end {
+            wait = BACKOFF.start;
+        }
+        (session, settled) = match reopen(error, &mut wait, &mut inputs, &publisher).await {
+            Some(reopened) => reopened,
+            None => return,
+        };
+    }
+}
+
+/// Opens sockets until they work; `None` when told to stop. Each new trouble is logged once.
+async fn reopen(
+    mut error: NodeError,
+    wait: &mut Duration,
+    inputs: &mut Inputs,
+    publisher: &watch::Sender<Arc<NodeState>>,
+) -> Option<(Session, bool)> {
+    let mut logged = None;
+    loop {
+        let trouble = chain(&error);
+        if logged.as_ref() != Some(&trouble) {
+            tracing::warn!(error = %trouble, "cannot observe the node, its last state stays");
+            logged = Some(trouble);
+        }
+        tokio::select! {
+            () = inputs.stop.cancelled() => return None,
+            () = sleep(*wait) => *wait = (*wait * 2).min(BACKOFF.end),
+        }
+        match Session::open() {
+            Ok((session, look)) => {
+                tracing::info!("the node is observed again");
+                inputs.publish(&look.facts, publisher);
+                return Some((session, look.settled));
+            }
+            Err(again) => error = again,
+        }
+    }
+}
+
+fn chain(error: &NodeError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+impl Inputs {
+    fn judge(&mut self, facts: &Facts) -> NodeState {
+        classify(facts, &self.selection, &self.node_addresses.borrow_and_update())
+    }
+
+    fn publish(&mut self, facts: &Facts, publisher: &watch::Sender<Arc<NodeState>>) {
+        let state = self.judge(facts);
+        publisher.send_if_modified(|published| {
+            if **published == state {
+                return false;
+            }
+            let NodeState { addresses, local_ranges, interfaces, missing, unguardable } = &state;
+            tracing::info!(
+                addresses = addresses.len(),
+                ?local_ranges,
+                interfaces = ?interfaces.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(),
+                ?missing,
+                unguardable = ?unguardable.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "the node changed"
+            );
+            *published = Arc::new(state);
+            true
+        });
+    }
+}
+
+/// Sockets that work together.
+struct Session {
+    events: Events,
+    lister: Lister,
+}
+
+/// What one look saw.
+struct Look {
+    facts: Facts,
+    /// Nothing changed while looking.
+    settled: bool,
+}
+
+impl Session {
+    fn open() -> Result<(Self, Look), NodeError> {
+        // In this order: what changes after the first listing must be told.
+        let events = Events::subscribe()?;
+        let mut session = Self { events, lister: Lister::open()? };
+        let look = session.look()?;
+        Ok((session, look))
+    }
+
+    fn look(&mut self) -> Result<Look, NodeError> {
+        let mut repeats = 0;
+        loop {
+            self.events.drain()?;
+            let facts = self.lister.facts()?;
+            self.events.ignore_addresses_of(facts.service_device());
+            let settled = !self.events.drain()?;
+            if settled || repeats == REPEATS {
+                return Ok(Look { facts, settled });
+            }
+            repeats += 1;
+        }
+    }
+
+    /// Publishes changes until the sockets fail; `None` when told to stop.
+    async fn follow(
+        &mut self,
+        inputs: &mut Inputs,
+        publisher: &watch::Sender<Arc<NodeState>>,
+        settled: bool,
+    ) -> Option<NodeError> {
+        let (mut looked, mut pause, mut due) = (Instant::now(), PAUSE, !settled);
+        let mut told = true;
+        loop {
+            let wait = if due { pause } else { SAFETY }.saturating_sub(looked.elapsed());
+            if wait > Duration::ZERO {
+                tokio::select! {
+                    biased;
+                    () = inputs.stop.cancelled() => return None,
+                    changed = self.events.changed(), if !due => match changed {
+                        Ok(()) => { due = true; continue }
+                        Err(error) => return Some(error),
+                    },
+                    changed = inputs.node_addresses.changed(), if told && !due => {
+                        (told, due) = (changed.is_ok(), changed.is_ok());
+                        continue
+                    }
+                    () = sleep(wait) => {}
+                }
+            }
+            let begin = Instant::now();
+            match self.look() {
+                Ok(look) => {
+                    inputs.publish(&look.facts, publisher);
+                    due = !look.settled;
+                }
+                Err(NodeError::Torn { listing }) => {
+                    tracing::debug!(%listing, "changing faster than it can be listed");
+                    due = true;
+                }
+                Err(error) => return Some(error),
+            }
+            looked = Instant::now();
+            // Half of a processor at most, where devices are many and restless.
+            pause = PAUSE.max(looked - begin);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sockets_that_fail_are_opened_again_and_meanwhile_the_last_state_stays() {
+        let (addresses, node_addresses) = watch::channel(BTreeSet::new());
+        let stop = CancellationToken::new();
+        let mut inputs = Inputs { selection: Selection::Auto, node_addresses, stop: stop.clone() };
+        let (mut session, look) = Session::open().unwrap();
+        let (publisher, states) = watch::channel(Arc::new(inputs.judge(&look.facts)));
+        session.lister = Lister::deaf();
+        addresses.send(BTreeSet::from([[192, 0, 2, 1].into()])).unwrap();
+
+        let error = session.follow(&mut inputs, &publisher, look.settled).await.unwrap();
+        assert!(matches!(error, NodeError::List { .. }), "{error:?}");
+        assert!(chain(&error).contains("Connection refused"), "{}", chain(&error));
+        assert!(!states.has_changed().unwrap());
+
+        let mut wait = BACKOFF.start;
+        let (mut session, _) = reopen(error, &mut wait, &mut inputs, &publisher).await.unwrap();
+        assert_eq!(wait, BACKOFF.start * 2);
+        session.look().unwrap();
+
+        stop.cancel();
+        assert!(session.follow(&mut inputs, &publisher, true).await.is_none());
+        let error = NodeError::Ended;
+        assert!(reopen(error, &mut wait, &mut inputs, &publisher).await.is_none());
+    }
+}

@@ -1,0 +1,297 @@
+//! Netlink messages to facts.
+//!
+//! Input: payloads of `RTM_NEWLINK`, `RTM_NEWADDR` and `RTM_NEWROUTE`. Output: [`Link`],
+//! [`Assigned`], [`Route`]. Invariant: reads the few attributes that matter and steps over all
+//! others. A whole parser refuses a device for one statistic that it does not know, and a device
+//! that is missing is one that is not guarded.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rtnetlink::{
+    packet_core::{DecodeError, Emitable, NlaBuffer, NlasIterator, parse_ip, parse_u32},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressHeader, AddressMessage},
+        link::{LinkAttribute, LinkExtentMask, LinkHeader, LinkMessage},
+        route::{RouteHeader, RouteMessage, RouteType},
+    },
+};
+
+use super::{
+    Listing,
+    facts::{Assigned, Kind, Link, Lower, Route},
+};
+
+/// The request that makes the kernel list everything of this sort.
+pub(super) fn request(listing: Listing) -> RouteNetlinkMessage {
+    let routes = |family| {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        RouteNetlinkMessage::GetRoute(message)
+    };
+    match listing {
+        Listing::Links => {
+            let mut message = LinkMessage::default();
+            message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+            RouteNetlinkMessage::GetLink(message)
+        }
+        Listing::Addresses => RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        Listing::RoutesV4 => routes(AddressFamily::Inet),
+        Listing::RoutesV6 => routes(AddressFamily::Inet6),
+    }
+}
+
+/// Reads a network device.
+pub(super) fn link(payload: &[u8]) -> Result<Link, DecodeError> {
+    let header = LinkHeader::parse(payload)?;
+    let (mut name, mut info_kind, mut lower) = (None, None, None);
+    let (mut elsewhere, mut controller, mut port_name) = (false, None, None);
+    for attribute in attributes(payload, header.buffer_len()) {
+        let attribute = attribute?;
+        let value = attribute.value();
+        match attribute.kind() {
+            libc::IFLA_IFNAME => name = Some(text(value)),
+            libc::IFLA_LINK => lower = Some(parse_u32(value)?),
+            libc::IFLA_LINK_NETNSID => elsewhere = true,
+            libc::IFLA_MASTER => controller = Some(parse_u32(value)?),
+            libc::IFLA_PHYS_PORT_NAME => port_name = Some(text(value)),
+            libc::IFLA_LINKINFO => info_kind = kind_in(value)?,
+            _ => {}
+        }
+    }
+    Ok(Link {
+        index: header.index,
+        name: name.ok_or_else(|| DecodeError::from("a network device without a name"))?,
+        kind: Kind::of(info_kind.as_deref()),
+        arphrd: header.link_layer_type.into(),
+        lower: match lower {
+            _ if elsewhere => Lower::Elsewhere,
+            // 0: a tunnel that is bound to no device.
+            None | Some(0) => Lower::None,
+            Some(index) => Lower::Here(index),
+        },
+        controller: controller.filter(|index| *index != 0),
+        port_name,
+    })
+}
+
+/// Reads an address of a network device; `None` where it is neither IPv4 nor IPv6.
+pub(super) fn address(payload: &[u8]) -> Result<Option<Assigned>, DecodeError> {
+    let header = AddressHeader::parse(payload)?;
+    if !matches!(header.family, AddressFamily::Inet | AddressFamily::Inet6) {
+        return Ok(None);
+    }
+    let (mut address, mut local) = (None, None);
+    for attribute in attributes(payload, header.buffer_len()) {
+        let attribute = attribute?;
+        match attribute.kind() {
+            libc::IFA_ADDRESS => address = Some(parse_ip(attribute.value())?),
+            libc::IFA_LOCAL => local = Some(parse_ip(attribute.value())?),
+            _ => {}
+        }
+    }
+    // With a peer, IFA_ADDRESS is the peer's.
+    let address = local.or(address).ok_or_else(|| DecodeError::from("an address without bytes"))?;
+    Ok(Some(Assigned { index: header.index, address, prefix: header.prefix_len }))
+}
+
+/// The device that an address message is about.
+pub(super) fn address_device(payload: &[u8]) -> Result<u32, DecodeError> {
+    AddressHeader::parse(payload).map(|header| header.index)
+}
+
+/// Reads a route; `None` where it says nothing about the node.
+pub(super) fn route(payload: &[u8]) -> Result<Option<Route>, DecodeError> {
+    let header = RouteHeader::parse(payload)?;
+    let unspecified = if header.address_family == AddressFamily::Inet {
+        IpAddr::from([0; 4])
+    } else if header.address_family == AddressFamily::Inet6 {
+        IpAddr::from([0; 16])
+    } else {
+        // Multicast and label routes come on the same channel.
+        return Ok(None);
+    };
+    let default = header.kind == RouteType::Unicast && header.destination_prefix_length == 0;
+    if !default && header.kind != RouteType::Local {
+        return Ok(None);
+    }
+    let (mut table, mut out, mut destination) = (u32::from(header.table), None, None);
+    let mut through = Vec::new();
+    for attribute in attributes(payload, header.buffer_len()) {
+        let attribute = attribute?;
+        let value = attribute.value();
+        match attribute.kind() {
+            libc::RTA_TABLE => table = parse_u32(value)?,
+            libc::RTA_OIF => out = Some(parse_u32(value)?),
+            libc::RTA_DST => destination = Some(parse_ip(value)?),
+            libc::RTA_MULTIPATH => next_hops(value, &mut through)?,
+            _ => {}
+        }
+    }
+    if default {
+        through.extend(out);
+        let main = table == u32::from(libc::RT_TABLE_MAIN);
+        return Ok(main.then_some(Route::Default { through }));
+    }
+    if table != u32::from(libc::RT_TABLE_LOCAL) {
+        return Ok(None);
+    }
+    let address = destination.unwrap_or(unspecified);
+    let range = IpNet::new(address, header.destination_prefix_length)
+        .map_err(|_| DecodeError::from("a route with too long a prefix"))?;
+    Ok(Some(Route::Local { index: out, range }))
+}
+
+/// The devices of `struct rtnexthop { u16 length; u8 flags; u8 hops; i32 device; attributes }`.
+fn next_hops(mut bytes: &[u8], through: &mut Vec<u32>) -> Result<(), DecodeError> {
+    while let Some((head, _)) = bytes.split_first_chunk::<8>() {
+        let [l0, l1, _flags, _hops, d0, d1, d2, d3] = *head;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        if length < head.len() || length > bytes.len() {
+            return Err(DecodeError::from("a next hop of a wrong length"));
+        }
+        through.push(u32::from_ne_bytes([d0, d1, d2, d3]));
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+fn attributes(payload: &[u8], header: usize) -> NlasIterator<&[u8]> {
+    NlasIterator::new(payload.get(header..).unwrap_or_default())
+}
+
+fn kind_in(info: &[u8]) -> Result<Option<String>, DecodeError> {
+    for attribute in NlasIterator::new(info) {
+        let attribute: NlaBuffer<&[u8]> = attribute?;
+        if attribute.kind() == libc::IFLA_INFO_KIND {
+            return Ok(Some(text(attribute.value())));
+        }
+    }
+    Ok(None)
+}
+
+/// A C string. Names may hold any byte; those that are no text are for display only.
+fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len() + 4).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn link_message(arphrd: u16, index: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = vec![0, 0];
+        bytes.extend(arphrd.to_ne_bytes());
+        bytes.extend(index.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(attributes.concat());
+        bytes
+    }
+
+    fn route_message(family: i32, prefix: u8, table: u8, kind: u8, more: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes =
+            vec![u8::try_from(family).unwrap(), prefix, 0, 0, table, 2, 0, kind, 0, 0, 0, 0];
+        bytes.extend(more.concat());
+        bytes
+    }
+
+    #[test]
+    fn a_device_with_attributes_that_nobody_knows_is_still_a_device() {
+        let info = attribute(libc::IFLA_INFO_KIND, b"vlan\0");
+        let bytes = link_message(
+            libc::ARPHRD_ETHER,
+            7,
+            &[
+                attribute(libc::IFLA_STATS64, b"far too short"),
+                attribute(9_999, &[]),
+                attribute(libc::IFLA_IFNAME, b"bond0.5\0"),
+                attribute(libc::IFLA_LINK, &3u32.to_ne_bytes()),
+                attribute(libc::IFLA_MASTER, &9u32.to_ne_bytes()),
+                attribute(libc::IFLA_LINKINFO, &info),
+            ],
+        );
+        let wanted = Link {
+            index: 7,
+            name: "bond0.5".to_owned(),
+            kind: Kind::Stacked,
+            arphrd: libc::ARPHRD_ETHER,
+            lower: Lower::Here(3),
+            controller: Some(9),
+            port_name: None,
+        };
+        assert_eq!(link(&bytes).unwrap(), wanted);
+    }
+
+    #[test]
+    fn a_lower_device_in_another_namespace_is_not_one_of_ours() {
+        let attributes = [
+            attribute(libc::IFLA_IFNAME, b"eth0\0"),
+            attribute(libc::IFLA_LINK, &3u32.to_ne_bytes()),
+            attribute(libc::IFLA_LINK_NETNSID, &0u32.to_ne_bytes()),
+        ];
+        let read = link(&link_message(libc::ARPHRD_ETHER, 2, &attributes)).unwrap();
+        assert_eq!(read.lower, Lower::Elsewhere);
+    }
+
+    #[test]
+    fn a_device_without_a_name_or_cut_short_is_an_error_and_not_left_out() {
+        assert!(link(&link_message(libc::ARPHRD_ETHER, 2, &[])).is_err());
+        let mut bytes = link_message(1, 2, &[attribute(libc::IFLA_IFNAME, b"ethernet0\0")]);
+        bytes.truncate(22);
+        assert!(link(&bytes).is_err());
+        assert!(link(&[0; 7]).is_err());
+    }
+
+    #[test]
+    fn the_nodes_own_end_of_a_point_to_point_address_counts() {
+        let mut bytes = vec![u8::try_from(libc::AF_INET).unwrap(), 32, 0, 0];
+        bytes.extend(5u32.to_ne_bytes());
+        bytes.extend(attribute(libc::IFA_ADDRESS, &[10, 0, 0, 2]));
+        bytes.extend(attribute(libc::IFA_LOCAL, &[10, 0, 0, 1]));
+        let wanted = Assigned { index: 5, address: [10, 0, 0, 1].into(), prefix: 32 };
+        assert_eq!(address(&bytes).unwrap(), Some(wanted));
+    }
+
+    #[test]
+    fn a_default_route_counts_in_the_main_table_and_over_all_its_next_hops() {
+        let hop = |device: u32| {
+            let gateway = attribute(libc::RTA_GATEWAY, &[10, 0, 0, 1]);
+            let mut bytes = 16u16.to_ne_bytes().to_vec();
+            bytes.extend([0, 0]);
+            bytes.extend(device.to_ne_bytes());
+            bytes.extend(gateway);
+            bytes
+        };
+        let hops = attribute(libc::RTA_MULTIPATH, &[hop(4), hop(6)].concat());
+        let main = route_message(libc::AF_INET, 0, 254, 1, std::slice::from_ref(&hops));
+        assert_eq!(route(&main).unwrap(), Some(Route::Default { through: vec![4, 6] }));
+        let table = attribute(libc::RTA_TABLE, &1_000u32.to_ne_bytes());
+        let other = route_message(libc::AF_INET, 0, 252, 1, &[hops, table]);
+        assert_eq!(route(&other).unwrap(), None);
+        let unreachable = route_message(libc::AF_INET6, 0, 254, 7, &[]);
+        assert_eq!(route(&unreachable).unwrap(), None);
+    }
+
+    #[test]
+    fn a_local_route_counts_in_the_local_table() {
+        let more = [
+            attribute(libc::RTA_DST, &[198, 51, 100, 7]),
+            attribute(libc::RTA_OIF, &1u32.to_ne_bytes()),
+        ];
+        let wanted = Route::Local { index: Some(1), range: "198.51.100.7/32".parse().unwrap() };
+        let local = route_message(libc::AF_INET, 32, 255, 2, &more);
+        assert_eq!(route(&local).unwrap(), Some(wanted));
+        let elsewhere = route_message(libc::AF_INET, 32, 100, 2, &more);
+        assert_eq!(route(&elsewhere).unwrap(), None);
+    }
+}

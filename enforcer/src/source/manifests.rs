@@ -1,0 +1,225 @@
+//! A folder of manifests as a source, watched.
+//!
+//! Input: the `*.yaml`, `*.yml` and `*.json` files of one folder (not of the folders in it).
+//! Output: [`Objects`], anew after every change. Invariant: what cannot be read changes nothing; see
+//! `folder` for what counts as being there, `file` for what an unreadable file leaves in force.
+//!
+//! One thread does the work: it waits for events (`watch`), lists the folder (`listing`), reads what
+//! is new (`reading`), parses it (`documents`, `yaml`, `outline`) and publishes the result. A change
+//! is published 20 ms after its last event; with events that never end, every 100 ms. A file that is
+//! removed or emptied counts 120 ms later, since that is more often one half of a replacement. Where
+//! events fail to come, the thread finds a change within two seconds.
+//!
+//! To replace a file that the agent reads, write another one and rename it; a file that is rewritten
+//! in place is read once its writer has closed it, or has been idle for five seconds.
+
+mod documents;
+mod file;
+mod folder;
+mod listing;
+mod outline;
+mod reading;
+mod watch;
+mod yaml;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::{oneshot, watch as channel};
+
+use self::{
+    file::unreadable_problem,
+    folder::{Folder, Looked},
+    watch::{Stop, Watch, Woken},
+};
+use super::store::Objects;
+
+/// Without events, look this often.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Where the kernel sends no events, look this often.
+const BLIND_POLL: Duration = Duration::from_millis(500);
+
+/// How often to ask whether the folder's path leads elsewhere, where no event would say so.
+const REPLACED_POLL: Duration = Duration::from_millis(50);
+
+/// At the start, wait this long for files that are being written.
+const START: Duration = Duration::from_millis(200);
+
+/// Stack of the thread; the depth of a document takes some of it.
+const STACK: usize = 8 << 20;
+
+/// Why a folder cannot be a source.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The folder cannot be read.
+    #[error("cannot read the manifest folder {}", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No thread for it.
+    #[error("cannot start the thread that reads the manifest folder {}", folder.display())]
+    Thread {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A folder of manifests that is being watched. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct Manifests {
+    folder: PathBuf,
+    objects: channel::Receiver<Arc<Objects>>,
+    /// What was last said by a thread that has ended by itself, which is an error in it.
+    last: Option<Arc<Objects>>,
+    _stop: Stop,
+}
+
+impl Manifests {
+    /// Reads the folder and starts to watch it.
+    ///
+    /// # Errors
+    /// Where the folder cannot be listed. A file in it that cannot be read is a problem among the
+    /// [`Objects`], not an error.
+    pub async fn open(folder: PathBuf) -> Result<Self, SourceError> {
+        let unreadable = |source| SourceError::Folder { folder: folder.clone(), source };
+        let path = std::path::absolute(&folder).map_err(unreadable)?;
+        let watch = Watch::new().map_err(unreadable)?;
+        let stop = watch.stop();
+        let (opened, first) = oneshot::channel();
+        thread::Builder::new()
+            .name("manifests".to_owned())
+            .stack_size(STACK)
+            .spawn(move || run(Folder::new(path), watch, opened))
+            .map_err(|source| SourceError::Thread { folder: folder.clone(), source })?;
+        let first = first.await.unwrap_or_else(|_| Err(io::Error::other("its reader has ended")));
+        let objects = first.map_err(unreadable)?;
+        Ok(Self { folder, objects, last: None, _stop: stop })
+    }
+
+    /// What the folder says now.
+    #[must_use]
+    pub fn current(&mut self) -> Arc<Objects> {
+        match &self.last {
+            Some(last) => Arc::clone(last),
+            None => Arc::clone(&self.objects.borrow_and_update()),
+        }
+    }
+
+    /// Waits until the folder says something else than what was last returned, here or by
+    /// [`Self::current`]; changes in between are one. Cancel-safe.
+    pub async fn changed(&mut self) -> Arc<Objects> {
+        if self.last.is_some() {
+            return std::future::pending().await;
+        }
+        if self.objects.changed().await.is_err() {
+            let ended = Arc::new(self.ended());
+            self.last = Some(ended);
+        }
+        self.current()
+    }
+
+    /// The last objects, marked stale.
+    fn ended(&self) -> Objects {
+        let mut objects = Objects::clone(&self.objects.borrow());
+        let folder = self.folder.display().to_string();
+        tracing::error!(folder, "nothing reads the manifest folder any more");
+        objects.stale_since.get_or_insert_with(SystemTime::now);
+        objects.problems.insert(unreadable_problem("Folder", &folder, "its reader has ended"));
+        objects
+    }
+}
+
+type Opened = oneshot::Sender<io::Result<channel::Receiver<Arc<Objects>>>>;
+
+fn run(mut folder: Folder, mut watch: Watch, opened: Opened) {
+    let mut looked = match first_look(&mut folder, &mut watch) {
+        Ok(looked) => looked,
+        Err(error) => {
+            // Nobody is there to be told once `open` was cancelled.
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    let (objects, receiver) = channel::channel(Arc::new(folder.objects()));
+    if opened.send(Ok(receiver)).is_err() {
+        return;
+    }
+    while wait(&folder, &mut watch, looked.again) != Woken::Stopped {
+        looked = look(&mut folder, &mut watch);
+        if looked.changed {
+            publish(&folder, &objects);
+        }
+    }
+}
+
+/// Looks until no file is being written any more, but not for long.
+fn first_look(folder: &mut Folder, watch: &mut Watch) -> io::Result<Looked> {
+    let end = Instant::now() + START;
+    loop {
+        let looked = folder.look(watch)?;
+        let Some(again) = looked.again.filter(|_| Instant::now() < end) else { return Ok(looked) };
+        thread::sleep(again.min(watch::QUIET));
+    }
+}
+
+fn look(folder: &mut Folder, watch: &mut Watch) -> Looked {
+    let was_gone = folder.is_gone();
+    match folder.look(watch) {
+        Ok(looked) => {
+            if was_gone {
+                tracing::info!(folder = %folder.path().display(), "the manifest folder is back");
+            }
+            looked
+        }
+        Err(error) => {
+            if !was_gone {
+                tracing::warn!(
+                    folder = %folder.path().display(), %error,
+                    "cannot read the manifest folder; what it said stays in force"
+                );
+            }
+            Looked { changed: !was_gone, again: None }
+        }
+    }
+}
+
+/// Waits until it is time for another look.
+fn wait(folder: &Folder, watch: &mut Watch, again: Option<Duration>) -> Woken {
+    let poll = if watch.sees(&folder.watched()) { POLL } else { BLIND_POLL };
+    let deadline = Instant::now() + again.unwrap_or(poll).min(poll);
+    let by_hand = folder.can_be_replaced_unseen();
+    loop {
+        let now = Instant::now();
+        let until = if by_hand { deadline.min(now + REPLACED_POLL) } else { deadline };
+        let woken = watch.wait(until);
+        let early = woken == Woken::Deadline && Instant::now() < deadline;
+        if !early || folder.was_replaced() {
+            return woken;
+        }
+    }
+}
+
+fn publish(folder: &Folder, objects: &channel::Sender<Arc<Objects>>) {
+    let now = folder.objects();
+    objects.send_if_modified(|last| {
+        let changed = **last != now;
+        if changed {
+            *last = Arc::new(now);
+        }
+        changed
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! From the seed's objects to the snapshot that decisions are made from.
+//!
+//! Input: [`Objects`], what the operator set, this node, and the former snapshot. Output: the new
+//! [`Snapshot`] and every problem in the input. Pure. Invariants: equal input gives equal output;
+//! an error in the input never removes a restriction. What cannot be read is taken from the former
+//! snapshot; where that knows nothing of it, a list of ranges that cannot be read counts as one
+//! without any valid entry, which admits exemptions only.
+
+mod clusters;
+mod frontends;
+mod nodes;
+mod pods;
+mod ranges;
+mod report;
+mod seed;
+
+use enforcer_policy::{
+    model::{Options, Snapshot, ThisNode},
+    problem::Problem,
+};
+
+use self::report::Report;
+use super::store::Objects;
+
+/// What the operator set, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Options that change verdicts; passed on.
+    pub options: Options,
+    /// `--seed`: the Seed that governs the clusters, needed where several are visible.
+    pub seed_name: Option<String>,
+    /// `--kubermatic-namespace`: where KKP keeps its Seeds.
+    pub kubermatic_namespace: String,
+}
+
+/// The result of a translation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// What decisions are made from.
+    pub snapshot: Snapshot,
+    /// What is wrong with the input, each problem once, in order.
+    pub problems: Vec<Problem>,
+}
+
+/// Translates objects. `former` is the snapshot that is in force, or was before a restart.
+#[must_use]
+pub fn translate(
+    objects: &Objects,
+    settings: &Settings,
+    this_node: &ThisNode,
+    former: Option<&Snapshot>,
+) -> Translated {
+    let mut report = Report::new(objects);
+    let seed = seed::choose(objects, settings, former, &mut report);
+    let nodes = nodes::translate(objects, former, &mut report);
+    let clusters = clusters::translate(objects, &seed, &nodes, former, &mut report);
+    let snapshot = Snapshot {
+        options: settings.options.clone(),
+        seed: seed.seed,
+        clusters,
+        nodes,
+        this_node: this_node.clone(),
+    };
+    Translated { snapshot, problems: report.finish() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! User clusters: which there are, what their lists say, and what belongs to them.
+//!
+//! Input: Cluster objects and the objects of their control-plane namespaces, the Seed's defaults, the
+//! former snapshot. Output: the clusters of the snapshot. Invariant: a cluster is never less
+//! restricted because something of it cannot be read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use enforcer_policy::{
+    model::{self, ClusterId, ExposeStrategy, RangeList, SeedNode, Snapshot},
+    problem::ProblemKind,
+};
+
+use super::{
+    frontends, pods, ranges,
+    report::{Place, Report},
+    seed::Chosen,
+};
+use crate::source::{
+    objects::{Cluster, Kind},
+    store::{Key, Objects, Stored, in_namespace},
+};
+
+const ALLOWED_RANGES: &str = "spec.apiServerAllowedIPRanges.cidrBlocks";
+const NAMESPACE: &str = "status.namespaceName";
+
+/// What is assumed where a strategy is written that nothing here knows: every list applies.
+pub(super) const STRICTEST: ExposeStrategy = ExposeStrategy::LoadBalancer;
+
+/// An expose strategy as written.
+pub(super) enum Strategy {
+    /// One of KKP's.
+    Known(ExposeStrategy),
+    /// Nothing is written.
+    Absent,
+    /// Something else is.
+    Unknown(ProblemKind),
+}
+
+/// What the Cluster object itself says.
+struct ControlPlane {
+    id: ClusterId,
+    namespace: String,
+    strategy: ExposeStrategy,
+    allowed: Option<RangeList>,
+}
+
+/// Translates all clusters.
+pub(super) fn translate(
+    objects: &Objects,
+    seed: &Chosen,
+    nodes: &BTreeMap<String, SeedNode>,
+    former: Option<&Snapshot>,
+    report: &mut Report,
+) -> BTreeMap<ClusterId, model::Cluster> {
+    let former_of = |id: &ClusterId| former.and_then(|former| former.clusters.get(id));
+    let mut control_planes = Vec::new();
+    for (Key { name, .. }, stored) in &objects.clusters {
+        let id = ClusterId(name.clone());
+        let former = former_of(&id);
+        control_planes.push(read(id, stored, objects, seed, former, report));
+    }
+    for id in unread_ids(objects, former) {
+        let former = former_of(&id);
+        control_planes.push(unread(id, former));
+    }
+    report_shared_namespaces(&control_planes, objects, report);
+    let node_addresses: BTreeSet<IpAddr> =
+        nodes.values().flat_map(|node| &node.addresses).copied().collect();
+    control_planes
+        .into_iter()
+        .map(|control_plane| {
+            let former = former_of(&control_plane.id);
+            let cluster = complete(control_plane, objects, &node_addresses, former, report);
+            (cluster.id.clone(), cluster)
+        })
+        .collect()
+}
+
+impl Strategy {
+    /// Reads one.
+    pub(super) fn of(text: &str) -> Self {
+        match text {
+            "" => Self::Absent,
+            "NodePort" => Self::Known(ExposeStrategy::NodePort),
+            "LoadBalancer" => Self::Known(ExposeStrategy::LoadBalancer),
+            "Tunneling" => Self::Known(ExposeStrategy::Tunneling),
+            _unknown => {
+                let reason = "expected NodePort, LoadBalancer or Tunneling".to_owned();
+                Self::Unknown(ProblemKind::WrongShape { reason })
+            }
+        }
+    }
+}
+
+fn read(
+    id: ClusterId,
+    stored: &Stored<Cluster>,
+    objects: &Objects,
+    seed: &Chosen,
+    former: Option<&model::Cluster>,
+    report: &mut Report,
+) -> ControlPlane {
+    let Cluster { metadata: _, spec, status } = &*stored.object;
+    let object = Kind::Cluster.reference("", &id.0);
+    let place = |field| Place { object: &object, file: &stored.file, field };
+
+    let strategy = match Strategy::of(&spec.expose_strategy) {
+        Strategy::Known(strategy) => strategy,
+        Strategy::Absent => seed.strategy,
+        Strategy::Unknown(kind) => {
+            report.add(place("spec.exposeStrategy"), &spec.expose_strategy, kind);
+            former.map_or(STRICTEST, |former| former.strategy)
+        }
+    };
+    let allowed = spec.api_server_allowed_ip_ranges.as_ref().map(|ranges| {
+        let entries = ranges.cidr_blocks.iter().map(String::as_str);
+        ranges::list(entries, place(ALLOWED_RANGES), report)
+    });
+    let namespace = match status.namespace_name.as_str() {
+        "" => {
+            let namespace = usual_namespace(&id);
+            if !is_inhabited(objects, &namespace) {
+                report.add(place(NAMESPACE), "", ProblemKind::NoNamespace);
+            }
+            namespace
+        }
+        written => written.to_owned(),
+    };
+    ControlPlane { id, namespace, strategy, allowed }
+}
+
+/// Clusters that are there, or may be, and of which no version can be read.
+fn unread_ids(objects: &Objects, former: Option<&Snapshot>) -> BTreeSet<ClusterId> {
+    let kind = Kind::Cluster.to_string();
+    let failed = objects.failed.iter().filter(|object| object.kind == kind);
+    let failed = failed.map(|object| ClusterId(object.name.clone()));
+    let possible = former.filter(|_| objects.incomplete).map(|former| former.clusters.keys());
+    failed
+        .chain(possible.into_iter().flatten().cloned())
+        .filter(|id| !objects.clusters.contains_key(&Key::new("", &id.0)))
+        .collect()
+}
+
+fn unread(id: ClusterId, former: Option<&model::Cluster>) -> ControlPlane {
+    if let Some(model::Cluster { namespace, strategy, allowed, .. }) = former.cloned() {
+        return ControlPlane { id, namespace, strategy, allowed };
+    }
+    let object = Kind::Cluster.reference("", &id.0);
+    let place = Place { object: &object, file: "", field: ALLOWED_RANGES };
+    let allowed = Some(ranges::unreadable(place));
+    ControlPlane { namespace: usual_namespace(&id), id, strategy: STRICTEST, allowed }
+}
+
+/// Where KKP puts the control plane of a cluster that does not say it yet.
+fn usual_namespace(ClusterId(id): &ClusterId) -> String {
+    format!("cluster-{id}")
+}
+
+fn is_inhabited(objects: &Objects, namespace: &str) -> bool {
+    objects.namespaces.contains_key(&Key::new("", namespace))
+        || in_namespace(&objects.services, namespace).next().is_some()
+        || in_namespace(&objects.pods, namespace).next().is_some()
+        || in_namespace(&objects.endpoint_slices, namespace).next().is_some()
+}
+
+fn report_shared_namespaces(
+    control_planes: &[ControlPlane],
+    objects: &Objects,
+    report: &mut Report,
+) {
+    let mut claims: BTreeMap<&str, BTreeSet<&ClusterId>> = BTreeMap::new();
+    for ControlPlane { id, namespace, .. } in control_planes {
+        claims.entry(namespace).or_default().insert(id);
+    }
+    for (namespace, ids) in claims {
+        for id in &ids {
+            report.claim(namespace, id);
+            let Some(other) = ids.iter().find(|other| *other != id) else { continue };
+            let object = Kind::Cluster.reference("", &id.0);
+            let stored = objects.clusters.get(&Key::new("", &id.0));
+            let file = stored.map_or("", |stored| &stored.file);
+            let place = Place { object: &object, file, field: NAMESPACE };
+            let other = (**other).clone();
+            report.add(place, namespace, ProblemKind::Conflict { other });
+        }
+    }
+}
+
+/// Adds what belongs to the control plane.
+fn complete(
+    control_plane: ControlPlane,
+    objects: &Objects,
+    node_addresses: &BTreeSet<IpAddr>,
+    former: Option<&model::Cluster>,
+    report: &mut Report,
+) -> model::Cluster {
+    let ControlPlane { id, namespace, strategy, allowed } = control_plane;
+    let former = former.filter(|former| former.namespace == namespace);
+
+    let mut frontends = frontends::of(objects, &namespace, report);
+    let unread = former.into_iter().flat_map(|former| &former.frontends).filter(|frontend| {
+        let service = &frontend.service;
+        let key = Key::new(&service.namespace, &service.name);
+        objects.may_exist(service) && !objects.services.contains_key(&key)
+    });
+    frontends.extend(unread.cloned());
+
+    let mut pods = pods::of(objects, &namespace, node_addresses);
+    if let Some(former) = former.filter(|_| pods::may_lack_some(objects, &namespace)) {
+        pods.own.extend(&former.own_pods);
+        pods.api_servers.extend(&former.api_server_pods);
+    }
+    model::Cluster {
+        id,
+        namespace,
+        strategy,
+        allowed,
+        frontends: frontends.into_iter().collect(),
+        own_pods: pods.own,
+        api_server_pods: pods.api_servers,
+    }
+}

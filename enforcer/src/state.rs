@@ -1,0 +1,125 @@
+//! The snapshot that was enforced last, on disk: what an agent knows before its source speaks.
+//!
+//! Root-only and replaced by rename, so that a reader finds a whole snapshot or none.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, BufWriter, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use enforcer_policy::model::Snapshot;
+use tokio::{sync::watch, task::JoinHandle};
+
+/// Why the state cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {path}")]
+pub struct StateError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// The folder of `--state`.
+#[derive(Clone, Debug)]
+pub struct State {
+    folder: PathBuf,
+}
+
+const SNAPSHOT: &str = "snapshot.json";
+
+impl State {
+    /// Opens or makes the folder.
+    pub fn open(folder: &Path) -> Result<Self, StateError> {
+        match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
+            Ok(()) => Ok(Self { folder: folder.into() }),
+            Err(source) => Err(StateError { action: "create", path: folder.into(), source }),
+        }
+    }
+
+    /// The snapshot that was saved last; `None` if there is none or a build wrote it whose model
+    /// was another one.
+    #[must_use]
+    pub fn load(&self) -> Option<Snapshot> {
+        let bytes = fs::read(self.folder.join(SNAPSHOT)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Saves a snapshot.
+    pub fn save(&self, snapshot: &Snapshot) -> Result<(), StateError> {
+        let path = self.folder.join(SNAPSHOT);
+        let beside = self.folder.join("snapshot.new");
+        let failed = |source| StateError { action: "write", path: path.clone(), source };
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)
+            .map_err(failed)?;
+        let mut writer = BufWriter::new(file);
+        serde_json::to_writer(&mut writer, snapshot).map_err(|error| failed(error.into()))?;
+        writer.flush().map_err(failed)?;
+        writer.get_ref().sync_all().map_err(failed)?;
+        fs::rename(&beside, &path).map_err(failed)
+    }
+
+    /// Forgets everything.
+    pub fn clean(folder: &Path) -> Result<(), StateError> {
+        for name in [SNAPSHOT, "snapshot.new"] {
+            match fs::remove_file(folder.join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    return Err(StateError { action: "remove", path: folder.join(name), source });
+                }
+                Ok(()) => {}
+            }
+        }
+        // A folder that holds something else stays.
+        let _ = fs::remove_dir(folder);
+        Ok(())
+    }
+}
+
+/// Saves the latest snapshot, away from the reconciler; a failure is logged, since what the kernel
+/// enforces does not depend on it.
+pub fn keep_saved(
+    state: State,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        while snapshots.changed().await.is_ok() {
+            let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
+            let state = state.clone();
+            let saved = tokio::task::spawn_blocking(move || state.save(&snapshot)).await;
+            if let Ok(Err(error)) = saved {
+                tracing::warn!(error = &error as &dyn std::error::Error, "state is not saved");
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_is_loaded_and_clean_leaves_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let state = State::open(&path).unwrap();
+        assert_eq!(state.load(), None);
+        let mut snapshot = Snapshot::default();
+        snapshot.this_node.name = "n1".to_owned();
+        state.save(&snapshot).unwrap();
+        assert_eq!(state.load(), Some(snapshot));
+        fs::write(path.join(SNAPSHOT), "{half").unwrap();
+        assert_eq!(state.load(), None);
+        State::clean(&path).unwrap();
+        assert!(!path.exists());
+        State::clean(&path).unwrap();
+    }
+}

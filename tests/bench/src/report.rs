@@ -1,0 +1,102 @@
+//! Figures as Markdown, and which budgets they miss.
+
+use std::fmt::Write as _;
+
+use crate::{
+    case::{Case, Sources, Traffic},
+    micro::Row,
+};
+
+/// Denied packets may cost this much more than admitted ones.
+const DENIED: f64 = 1.4;
+/// Hot packets may cost this much more at any scale than at the smallest.
+const FLAT: f64 = 1.15;
+
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| API servers | ranges | packets | floor ns | product ns | ratio (quartiles) | LPM ratio | budget | |\n\
+         |---:|---:|---|---:|---:|---:|---:|---:|---|\n",
+    );
+    for row in rows {
+        let Case { servers, ranges, family, traffic, sources } = row.case;
+        let lpm = row.lpm_ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+        let _ = writeln!(
+            text,
+            "| {servers} | {ranges} | {family:?} {traffic:?} {sources:?} | {:.1} | {:.1} | {:.2} ({:.2} to {:.2}) | {lpm} | {:.2} | {} |",
+            row.floor_ns,
+            row.product_ns,
+            row.ratio,
+            row.spread.0,
+            row.spread.1,
+            row.budget,
+            if row.ratio <= row.budget { "met" } else { "**over**" },
+        );
+    }
+    text.push('\n');
+    for (name, worst, budget) in relations(rows) {
+        let met = if worst <= budget { "met" } else { "**over**" };
+        let _ = writeln!(text, "- {name}: {worst:.2}, budget {budget:.2}, {met}");
+    }
+    memory(&mut text, rows);
+    text
+}
+
+/// Budgets that the figures miss by more than the margin.
+pub(crate) fn missed(rows: &[Row], margin: f64) -> Vec<String> {
+    let cases = rows
+        .iter()
+        .filter(|row| row.ratio > row.budget * margin)
+        .map(|row| format!("{}: {:.2} > {:.2}", row.case, row.ratio, row.budget));
+    let relations = relations(rows)
+        .into_iter()
+        .filter(|(_, worst, budget)| *worst > budget * margin)
+        .map(|(name, worst, budget)| format!("{name}: {worst:.2} > {budget:.2}"));
+    cases.chain(relations).collect()
+}
+
+/// Budgets between cases: name, worst figure, budget.
+fn relations(rows: &[Row]) -> Vec<(&'static str, f64, f64)> {
+    let like = |row: &Row, change: &dyn Fn(&mut Case)| {
+        let mut case = row.case;
+        change(&mut case);
+        rows.iter().find(|other| other.case == case)
+    };
+    let denied = rows.iter().filter(|row| row.case.traffic == Traffic::Denied).filter_map(|row| {
+        let admitted = like(row, &|case| case.traffic = Traffic::Admitted)?;
+        Some(row.product_ns / admitted.product_ns)
+    });
+    let hot = |row: &&Row| row.case.sources == Sources::Hot;
+    let flat = rows.iter().filter(hot).filter_map(|row| {
+        let smallest = like(row, &|case| (case.servers, case.ranges) = (1, 10))?;
+        Some(row.ratio / smallest.ratio)
+    });
+    vec![
+        ("denied to admitted, worst", denied.fold(0.0, f64::max), DENIED),
+        (
+            "hot at any scale to hot at 10 ranges and 1 API server, worst",
+            flat.fold(0.0, f64::max),
+            FLAT,
+        ),
+    ]
+}
+
+fn memory(text: &mut String, rows: &[Row]) {
+    let at = |servers, ranges| {
+        let row = rows.iter().find(|row| row.case.servers == servers && row.case.ranges == ranges);
+        row.map(|row| row.region_bytes as f64)
+    };
+    if let (Some(few), Some(many)) = (at(1, 10), at(1, 100_000)) {
+        let _ = writeln!(
+            text,
+            "- memory per pair of ranges, one IPv4 and one IPv6: {:.1} bytes",
+            (many - few) / 99_990.0
+        );
+    }
+    if let (Some(one), Some(many)) = (at(1, 10), at(10_000, 10)) {
+        let _ = writeln!(
+            text,
+            "- memory per API server with 20 ranges of each family: {:.0} bytes of lists, 128 of policy, 32 per CPU of counters, 8 per frontend",
+            (many - one) / 9_999.0
+        );
+    }
+}

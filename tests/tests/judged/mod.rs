@@ -1,0 +1,99 @@
+//! The product's programs as tests ask them: a snapshot put in force, a packet judged by `test_run`.
+#![allow(clippy::unwrap_used, dead_code, reason = "a test's module; each test uses its part of it")]
+
+use aya::programs::{TestRun as _, TestRunOptions};
+use enforcer::kernel::Kernel;
+use enforcer_ebpf::decide::Action;
+use enforcer_policy::{
+    compile::compile,
+    image::{Image, assign, counter_owners},
+    model::Snapshot,
+    plan::{Desired, LinkLayer, plan},
+};
+use enforcer_tests::packets::Packet;
+
+/// Puts a snapshot in force; its image is what the kernel holds then.
+pub(crate) fn enforce(kernel: &mut Kernel, snapshot: &Snapshot) -> Image {
+    let (rules, _) = compile(snapshot);
+    let observed = kernel.observe().unwrap();
+    let owners = observed.active.map(|bank| counter_owners(observed.bank(bank)).to_vec());
+    let counters = assign(&rules, &owners.unwrap_or_default()).unwrap();
+    let image = Image::lower(&rules, &counters).unwrap();
+    let desired = Desired { image: &image, counters: &counters, interfaces: &[] };
+    for step in plan(&observed, &desired) {
+        kernel.apply(&step, &image).unwrap();
+    }
+    let observed = kernel.observe().unwrap();
+    let again = plan(&observed, &desired);
+    assert_eq!(again, [], "what was applied is what is observed");
+    image
+}
+
+/// What the program does with a packet.
+pub(crate) fn action(kernel: &mut Kernel, link: LinkLayer, packet: &Packet) -> Action {
+    action_of(kernel, link, &bytes_at(link, packet))
+}
+
+/// The packet's bytes as a hook of this kind sees them.
+pub(crate) fn bytes_at(link: LinkLayer, packet: &Packet) -> Vec<u8> {
+    match link {
+        LinkLayer::Ethernet => packet.frame([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]),
+        // Long enough for what the kernel takes for an Ethernet header and what follows it.
+        LinkLayer::Raw => packet.clone().payload([0; 40]).ip_bytes(),
+    }
+}
+
+/// What the program does with these bytes.
+pub(crate) fn action_of(kernel: &mut Kernel, link: LinkLayer, bytes: &[u8]) -> Action {
+    let options = TestRunOptions { data_in: Some(bytes), ..TestRunOptions::new() };
+    let result = kernel.program(link).unwrap().test_run(options).unwrap();
+    match result.return_value.cast_signed() {
+        -1 => Action::Pass,
+        2 => Action::Drop,
+        other => panic!("the program returned {other}"),
+    }
+}
+
+pub(crate) mod small {
+    use enforcer_policy::model::{
+        Cluster, ClusterId, ExposeStrategy, Frontend, FrontendAddress, FrontendKind, ListedRange,
+        ObjectRef, Origin, Protocol, RangeList, Snapshot, ThisNode,
+    };
+
+    /// One cluster with one nodePort and one range, on a node 192.0.2.10 and 2001:db8:f::10.
+    pub(crate) fn snapshot(range: &str) -> Snapshot {
+        let object = ObjectRef {
+            kind: "Cluster".to_owned(),
+            namespace: String::new(),
+            name: "c1".to_owned(),
+        };
+        let id = ClusterId("c1".to_owned());
+        let cluster = Cluster {
+            id: id.clone(),
+            namespace: "cluster-c1".to_owned(),
+            strategy: ExposeStrategy::LoadBalancer,
+            allowed: Some(RangeList {
+                origin: Origin { object: object.clone(), field: "cidrBlocks".to_owned() },
+                ranges: vec![ListedRange { net: range.parse().unwrap(), position: 0 }],
+                written: 1,
+            }),
+            frontends: vec![Frontend {
+                protocol: Protocol::Tcp,
+                at: FrontendAddress::Node { port: 30_000 },
+                kind: FrontendKind::ApiServerNodePort,
+                service: object,
+                port_name: "secure".to_owned(),
+            }],
+            own_pods: [].into(),
+            api_server_pods: [].into(),
+        };
+        Snapshot {
+            clusters: [(id, cluster)].into(),
+            this_node: ThisNode {
+                name: "node".to_owned(),
+                addresses: ["192.0.2.10", "2001:db8:f::10"].map(|a| a.parse().unwrap()).into(),
+            },
+            ..Snapshot::default()
+        }
+    }
+}

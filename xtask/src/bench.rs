@@ -1,0 +1,27 @@
+//! Benchmarks.
+//!
+//! Input: which part to measure. Output: what the benchmark prints, and its exit code. Invariant:
+//! everything that is measured is a release build.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::build::{locked, with_product};
+use crate::child::{announce, become_program, cargo, program, run as run_command};
+use crate::demo::build_for_root;
+use crate::project::Project;
+
+/// `cargo xtask bench`.
+pub(crate) fn run(project: &Project, part: &str, args: &[OsString]) -> Result<ExitCode> {
+    build_for_root(project, "bench")?.bench_object(project)?;
+    announce("building the benchmark", "about 2 minutes the first time");
+    let mut build = cargo(project);
+    build.args(["build", "--release", "--package", "enforcer-bench", "--bin", "bench"]);
+    build.args(locked(project)).arg("--target-dir").arg(project.target());
+    run_command(with_product(&mut build, project))?;
+    let mut bench = program(project, project.target().join("release/bench"));
+    bench.env("ENFORCER_BENCH_OBJECT", project.bench_object()).args(["--part", part]).args(args);
+    Err(become_program(with_product(&mut bench, project)))
+}

@@ -1,0 +1,177 @@
+//! Builds the BPF object and the agent that embeds it.
+//!
+//! Input: the workspace and a toolchain for BPF. Output: `target/bpf/enforcer.bpf.o` and
+//! `target/release/enforcer`. Invariant: an unchanged BPF object keeps its file, so that the agent
+//! is not built again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::child::{self, announce, cargo};
+use crate::machine::Machine;
+use crate::project::Project;
+use crate::toolchain::{TARGET, Toolchain};
+use crate::tools::bpf_linker;
+
+/// Cargo profile of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    Release,
+    Dev,
+}
+
+/// `cargo xtask build`.
+pub(crate) fn run(project: &Project, profile: Profile) -> Result<ExitCode> {
+    BpfBuilder::prepare(project, &Machine::observe())?.object(project)?;
+    let agent = agent(project, profile)?;
+    let shown = agent.strip_prefix(project.root()).unwrap_or(&agent);
+    eprintln!("==> built {}", shown.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A compiler and a linker for BPF, both present.
+#[derive(Debug)]
+pub(crate) struct BpfBuilder {
+    toolchain: Toolchain,
+    linker: PathBuf,
+}
+
+impl BpfBuilder {
+    /// Finds or sets up both. An error says what is missing and how to get it.
+    pub(crate) fn prepare(project: &Project, machine: &Machine) -> Result<Self> {
+        let toolchain =
+            Toolchain::find(project, machine).context("cannot build the BPF program")?;
+        Ok(Self { toolchain, linker: bpf_linker(project, machine, toolchain)? })
+    }
+
+    /// Compiles the product's program; an error is one of the program, not of the machine.
+    pub(crate) fn object(&self, project: &Project) -> Result<()> {
+        announce("building the BPF program", "about 1 minute the first time");
+        self.compile(project, "enforcer-ebpf", &project.object())
+    }
+
+    /// Compiles the programs that only benchmarks load.
+    pub(crate) fn bench_object(&self, project: &Project) -> Result<()> {
+        announce("building the BPF programs of the benchmark", "about 10 s");
+        self.compile(project, "bench-programs", &project.bench_object())
+    }
+
+    fn compile(&self, project: &Project, binary: &str, object: &Path) -> Result<()> {
+        child::run(&mut self.cargo_build(project, binary))?;
+        let built = project.bpf_target().join(TARGET).join("release").join(binary);
+        copy_if_changed(&built, object)
+    }
+
+    fn cargo_build(&self, project: &Project, binary: &str) -> Command {
+        let mut command = self.toolchain.cargo_build(project);
+        command
+            .args(["--package", "enforcer-ebpf", "--bin", binary, "--features", "bpf"])
+            .args(["--release", "--target", TARGET, "--target-dir"])
+            .arg(project.bpf_target())
+            .args(locked(project))
+            .env("RUSTFLAGS", self.flags());
+        // The workspace's release profile is made for the agent.
+        for (setting, value) in [
+            ("OPT_LEVEL", "3"),
+            ("CODEGEN_UNITS", "1"),
+            ("DEBUG", "2"),
+            ("LTO", "off"),
+            ("PANIC", "abort"),
+        ] {
+            command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+        }
+        command
+    }
+
+    /// BTF is made from debug information, and the kernel needs it for the maps. Version 3 of the
+    /// instruction set (32 bit arithmetic, Linux 5.1) saves a third of the instructions.
+    fn flags(&self) -> String {
+        let linker = self.linker.display();
+        format!("-C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf -C linker={linker}")
+    }
+}
+
+/// Builds the agent around the object, which must be there.
+pub(crate) fn agent(project: &Project, profile: Profile) -> Result<PathBuf> {
+    announce("building the agent", "about 2 minutes the first time");
+    let mut command = cargo(project);
+    command.args(["build", "--package", "enforcer", "--target-dir"]).arg(project.target());
+    let built = match profile {
+        Profile::Release => {
+            command.arg("--release");
+            project.agent()
+        }
+        Profile::Dev => project.target().join("debug/enforcer"),
+    };
+    child::run(command.args(locked(project)).env("ENFORCER_BPF_OBJECT", project.object()))?;
+    Ok(built)
+}
+
+/// Two versions of cargo share the lock file: neither may rewrite it for the other.
+pub(crate) fn locked(project: &Project) -> Option<&'static str> {
+    project.has_lock_file().then_some("--locked")
+}
+
+/// The variables that tell test programs, demo and benchmark what to run.
+pub(crate) fn with_product<'a>(command: &'a mut Command, project: &Project) -> &'a mut Command {
+    command.env("ENFORCER_BIN", project.agent()).env("ENFORCER_BPF_OBJECT", project.object())
+}
+
+fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    fs::write(to, new).with_context(|| format!("cannot write {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn an_unchanged_object_keeps_its_file() {
+        let folder = std::env::temp_dir().join(format!("xtask-build-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (from, to) = (folder.join("new"), folder.join("old"));
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        let modified = || fs::metadata(&to).unwrap().modified().unwrap();
+
+        fs::write(&from, "one").unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        fs::File::options().append(true).open(&to).unwrap().set_modified(long_ago).unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        assert_eq!(modified(), long_ago);
+
+        fs::write(&from, "two").unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        assert_ne!(modified(), long_ago);
+        assert_eq!(fs::read_to_string(&to).unwrap(), "two");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn the_object_is_linked_with_btf_by_the_chosen_linker() {
+        let compiler = crate::toolchain::Compiler { minor: 96, llvm: 22 };
+        let builder = BpfBuilder {
+            toolchain: Toolchain::Debian(compiler),
+            linker: PathBuf::from("some/bpf-linker"),
+        };
+        let command = builder.cargo_build(&Project::of_this_workspace(), "enforcer-ebpf");
+        let env = |name: &str| {
+            let (_, value) = command.get_envs().find(|(key, _)| *key == name)?;
+            value.map(|value| value.to_string_lossy().into_owned())
+        };
+        let flags = env("RUSTFLAGS").unwrap();
+        assert!(flags.contains("link-arg=--btf") && flags.contains("linker=some/bpf-linker"));
+        assert_eq!(env("CARGO_PROFILE_RELEASE_PANIC").as_deref(), Some("abort"));
+        assert_eq!(env("RUSTC_BOOTSTRAP").as_deref(), Some("1"));
+        assert_eq!(env("RUSTUP_TOOLCHAIN"), None);
+    }
+}

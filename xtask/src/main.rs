@@ -1,0 +1,97 @@
+//! `cargo xtask`: builds the enforcer, shows it at work, tests and measures it.
+//!
+//! Input: the command line. Output: the exit code of what was asked for; progress on standard error.
+//! Invariant: everything is built in `<workspace>/target`, tools are installed in
+//! `<workspace>/.tools`, and nothing else of the machine changes except Debian packages that were
+//! announced before.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
+
+mod bench;
+mod build;
+mod child;
+mod demo;
+mod machine;
+mod needs;
+mod outcome;
+mod packages;
+mod project;
+mod purity;
+mod test;
+mod tiers;
+mod toolchain;
+mod tools;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand};
+
+use crate::build::Profile;
+use crate::project::Project;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, shows, tests and measures the enforcer")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the BPF program and the agent that embeds it; sets up the toolchain if needed
+    Build {
+        /// Profile of the agent; the BPF program is always optimised
+        #[arg(long, value_enum, default_value_t = Profile::Release)]
+        profile: Profile,
+    },
+    /// Show the enforcer at work with real packets, in network namespaces of its own (as root)
+    Demo {
+        /// Passed on to the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run the test tiers and close with a table of what ran
+    Test {
+        /// Only this tier; may be repeated
+        #[arg(long = "tier", value_name = "NAME", value_parser = PossibleValuesParser::new(tiers::names()))]
+        tiers: Vec<String>,
+        /// Passed on to the test programs, such as a part of a test's name
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Measure; without arguments the data path against an empty TC program (as root)
+    Bench {
+        /// Which part to measure
+        #[arg(long, default_value = "micro")]
+        part: String,
+        /// Passed on to the benchmark
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Run `enforcer debug` of the built agent
+    Debug {
+        /// Arguments of `enforcer debug`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Format, clippy, dependency rules: the tier `lint`
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let Args { command } = Args::parse();
+    let project = Project::of_this_workspace();
+    let done = match command {
+        Command::Build { profile } => build::run(&project, profile),
+        Command::Demo { args } => demo::run(&project, &args),
+        Command::Test { tiers, args } => test::run(&project, &tiers, &args),
+        Command::Bench { part, args } => bench::run(&project, &part, &args),
+        Command::Debug { args } => demo::debug(&project, &args),
+        Command::Lint => test::run(&project, &["lint".to_owned()], &[]),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

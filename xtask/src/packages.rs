@@ -1,0 +1,202 @@
+//! The Debian packages that the project needs, and how they are installed.
+//!
+//! Input: package tables. Output: installed packages, or the exact commands to run. Invariant: a
+//! package is installed only as root, only when what it brings is absent, and is named before.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::child::{announce, ask, foreign, run_as_progress};
+use crate::machine::{Machine, find};
+use crate::project::Project;
+
+/// One package, how its presence shows, and what it is for.
+#[derive(Debug)]
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
+    pub(crate) brings: Brings,
+    pub(crate) purpose: &'static str,
+}
+
+/// Evidence that a package is installed, also when it came another way.
+#[derive(Debug)]
+pub(crate) enum Brings {
+    Program(&'static str),
+    Path(&'static str),
+}
+
+/// Debian's Rust with a prebuilt `core` for BPF: compiles the BPF program without rustup.
+pub(crate) const BPF_RUST: &[Package] = &[
+    Package {
+        name: "rustc-web",
+        brings: Brings::Path("/usr/bin/rustc"),
+        purpose: "compiles the BPF program",
+    },
+    Package {
+        name: "cargo-web",
+        brings: Brings::Path("/usr/bin/cargo"),
+        purpose: "drives that compiler",
+    },
+    Package {
+        name: "libstd-rust-web-dev-bpf",
+        brings: Brings::Path("/usr/lib/rustlib/bpfel-unknown-none"),
+        purpose: "`core` for the BPF target",
+    },
+];
+
+/// What that cargo and bpf-linker need besides.
+pub(crate) const BPF_SUPPORT: &[Package] = &[
+    Package {
+        name: "llvm-22-dev",
+        brings: Brings::Path("/usr/lib/llvm-22/lib/libLLVM.so"),
+        purpose: "LLVM for bpf-linker",
+    },
+    Package {
+        name: "g++",
+        brings: Brings::Program("c++"),
+        purpose: "the C++ library that LLVM needs, for linking",
+    },
+    Package {
+        name: "ca-certificates",
+        brings: Brings::Path("/etc/ssl/certs/ca-certificates.crt"),
+        purpose: "lets cargo download crates",
+    },
+];
+
+/// What the demo and the tiers with network namespaces start.
+pub(crate) const NETWORK: &[Package] = &[
+    Package {
+        name: "iproute2",
+        brings: Brings::Program("ip"),
+        purpose: "network namespaces and links of the demo and the tests",
+    },
+    Package {
+        name: "nftables",
+        brings: Brings::Program("nft"),
+        purpose: "kube-proxy's address translation in the demo and the tests",
+    },
+];
+
+/// Parts of Debian's Rust, for who has no rustup.
+pub(crate) const RUST_LINTS: &[Package] = &[
+    Package {
+        name: "rustfmt-web",
+        brings: Brings::Program("rustfmt"),
+        purpose: "the format check",
+    },
+    Package {
+        name: "rust-web-clippy",
+        brings: Brings::Program("cargo-clippy"),
+        purpose: "the lints",
+    },
+];
+
+/// Those of a table that are not there.
+pub(crate) fn missing<'a>(table: impl IntoIterator<Item = &'a Package>) -> Vec<&'a Package> {
+    table.into_iter().filter(|package| !present(package)).collect()
+}
+
+fn present(package: &Package) -> bool {
+    match package.brings {
+        Brings::Program(name) => find(name).is_some(),
+        Brings::Path(path) => Path::new(path).exists(),
+    }
+}
+
+/// Installs, having said what. As another user, or without apt, stops with the commands instead.
+pub(crate) fn install(project: &Project, machine: &Machine, packages: &[&Package]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if !machine.may_install() {
+        bail!("missing: {}\nrun:\n{}", listed(packages), commands(packages));
+    }
+    refresh(project);
+    add(project, packages)
+}
+
+/// Installs from the package lists as they are; only after `Machine::may_install`.
+pub(crate) fn add(project: &Project, packages: &[&Package]) -> Result<()> {
+    announce(&format!("installing Debian packages: {}", listed(packages)), "up to 3 minutes");
+    run_as_progress(apt_get(project).args(INSTALL).args(names(packages)))
+}
+
+/// Whether this distribution has all of them. Only as good as the package lists on the machine.
+pub(crate) fn installable(project: &Project, packages: &[&Package]) -> bool {
+    let mut simulation = apt_get(project);
+    simulation.args(INSTALL).arg("--simulate").args(names(packages));
+    ask(&mut simulation).is_some()
+}
+
+/// Brings the package lists up to date. One broken source among many is no reason to stop here: the
+/// installation itself shows what is missing.
+pub(crate) fn refresh(project: &Project) {
+    announce("reading the lists of Debian packages", "about 10 s");
+    if let Err(error) = run_as_progress(apt_get(project).arg("update")) {
+        eprintln!("warning: {error:#}");
+    }
+}
+
+/// What to type, one command a line, indented.
+pub(crate) fn commands(packages: &[&Package]) -> String {
+    let names = names(packages).collect::<Vec<_>>().join(" ");
+    format!("  sudo apt-get update\n  sudo apt-get {} {names}", INSTALL.join(" "))
+}
+
+const INSTALL: [&str; 3] = ["install", "--yes", "--no-install-recommends"];
+
+fn apt_get(project: &Project) -> std::process::Command {
+    let mut apt = foreign(project, "apt-get");
+    // A machine that has just booted may be upgrading itself.
+    apt.args(["-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"])
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    apt
+}
+
+fn names<'a>(packages: &'a [&'a Package]) -> impl Iterator<Item = &'a str> {
+    packages.iter().map(|package| package.name)
+}
+
+fn listed(packages: &[&Package]) -> String {
+    let words = packages.iter().map(|package| format!("{} ({})", package.name, package.purpose));
+    words.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Package =
+        Package { name: "dash", brings: Brings::Program("sh"), purpose: "a shell" };
+    const ABSENT: Package =
+        Package { name: "none", brings: Brings::Path("/no/such/path"), purpose: "nothing" };
+
+    #[test]
+    fn only_absent_packages_are_missing() {
+        let found = missing([&HERE, &ABSENT]);
+        assert_eq!(names(&found).collect::<Vec<_>>(), ["none"]);
+    }
+
+    #[test]
+    fn without_root_the_message_holds_the_exact_commands() {
+        let user = Machine { root: false, apt: true, capabilities: 0 };
+        let refusal = install(&Project::of_this_workspace(), &user, &[&HERE, &ABSENT]).unwrap_err();
+        let text = refusal.to_string();
+        assert!(text.contains("sudo apt-get update\n"), "{text}");
+        assert!(
+            text.contains("sudo apt-get install --yes --no-install-recommends dash none"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn every_package_is_named_once_and_says_its_purpose() {
+        let mut seen = Vec::new();
+        for package in BPF_RUST.iter().chain(BPF_SUPPORT).chain(NETWORK).chain(RUST_LINTS) {
+            assert!(!seen.contains(&package.name), "{} twice", package.name);
+            assert!(!package.purpose.is_empty(), "{}", package.name);
+            seen.push(package.name);
+        }
+    }
+}
