@@ -54,6 +54,14 @@ pub struct Image {
 }
 
 impl Image {
+    /// The head of the image.
+    #[inline(always)]
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        // SAFETY: the first bytes, aligned like the image; every bit pattern is a header.
+        unsafe { &*self.bytes.as_ptr().cast::<Header>() }
+    }
+
     /// The `index`-th `T` of the image seen as an array of `T`; the index wraps at the end.
     #[inline(always)]
     #[must_use]

@@ -59,7 +59,13 @@ pub(crate) fn vary6(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn lpm(ctx: TcContext) -> i32 {
     match maps::CurrentImage::get() {
-        Some(image) => program::ingress(&ctx, Link::Ethernet, &WithLpm(image)),
+        Some(image) => {
+            let tables = WithLpm(image);
+            match program::common(&ctx, Link::Ethernet, &tables) {
+                Some(action) => action,
+                None => program::full(&ctx, Link::Ethernet, &tables),
+            }
+        }
         None => TC_ACT_UNSPEC,
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::{
     abi::{ADDRESS_ALSO_NODE, ADDRESS_NODE, Image, POLICY_EXEMPT, Policy},
-    parse::{Flow, Link, Packet, Parsed, Transport, V4, V6, parse},
+    parse::{Depth, Flow, Link, Packet, Parsed, Transport, V4, V6, parse},
     tables::{self, Tables},
 };
 
@@ -96,16 +96,16 @@ impl Verdict {
 pub enum Judgement {
     /// Decided.
     Final(Verdict),
-    /// More of the packet has to be made readable first, see [`Parsed::Truncated`].
-    Truncated,
+    /// This depth cannot tell, see [`Parsed::Unclear`].
+    Unclear,
 }
 
 /// Parses a packet and decides it.
 #[inline(always)]
-pub fn judge<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Judgement {
-    match parse(packet, link) {
+pub fn judge<P: Packet, T: Tables>(packet: &P, link: Link, depth: Depth, tables: &T) -> Judgement {
+    match parse(packet, link, depth) {
         Parsed::Unjudged => Judgement::Final(Verdict::of_node(Reason::Unguarded)),
-        Parsed::Truncated => Judgement::Truncated,
+        Parsed::Unclear => Judgement::Unclear,
         Parsed::V4(flow) => Judgement::Final(decide(&flow, tables)),
         Parsed::V6(flow) => Judgement::Final(decide(&flow, tables)),
     }

@@ -5,25 +5,53 @@
 mod maps;
 mod program;
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
 use enforcer_ebpf::parse::Link;
 
 /// Ingress of a device with an Ethernet header.
 #[classifier]
 pub(crate) fn ingress_ethernet(ctx: TcContext) -> i32 {
-    ingress(&ctx, Link::Ethernet)
+    match common(&ctx, Link::Ethernet) {
+        Some(action) => action,
+        None => full_ethernet(ctx.as_ptr().cast()),
+    }
 }
 
 /// Ingress of a device without a link header.
 #[classifier]
 pub(crate) fn ingress_raw(ctx: TcContext) -> i32 {
-    ingress(&ctx, Link::Raw)
+    match common(&ctx, Link::Raw) {
+        Some(action) => action,
+        None => full_raw(ctx.as_ptr().cast()),
+    }
 }
 
 #[inline(always)]
-fn ingress(ctx: &TcContext, link: Link) -> i32 {
+fn common(ctx: &TcContext, link: Link) -> Option<i32> {
+    program::common(ctx, link, &maps::CurrentImage::get()?)
+}
+
+/// A function of its own, so that rare packets do not lengthen the way of the others.
+#[inline(never)]
+fn full_ethernet(ctx: *mut __sk_buff) -> i32 {
+    full(ctx, Link::Ethernet)
+}
+
+/// See [`full_ethernet`].
+#[inline(never)]
+fn full_raw(ctx: *mut __sk_buff) -> i32 {
+    full(ctx, Link::Raw)
+}
+
+#[inline(always)]
+fn full(ctx: *mut __sk_buff, link: Link) -> i32 {
     match maps::CurrentImage::get() {
-        Some(image) => program::ingress(ctx, link, &image),
+        Some(image) => program::full(&TcContext::new(ctx), link, &image),
         None => TC_ACT_UNSPEC,
     }
 }

@@ -21,6 +21,16 @@ pub trait Packet {
     fn load<T: FromBytes + Immutable>(&self, offset: u32) -> Option<T>;
 }
 
+/// How deep headers are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Where most packets have them: no VLAN tag inside, no fragment, neither IPv4 options nor IPv6
+    /// extension headers. Short code, so that the common packet is fast.
+    Common,
+    /// Wherever the kernel finds them.
+    Full,
+}
+
 /// Where a hook sees a packet begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -87,8 +97,8 @@ pub struct Flow<A> {
 pub enum Parsed {
     /// Not for us: no IP, neither TCP nor UDP, a later fragment, or malformed for the kernel too.
     Unjudged,
-    /// The packet goes on where it cannot be read: more of it has to be made readable.
-    Truncated,
+    /// This depth cannot tell: the headers lie deeper, or where the packet cannot be read.
+    Unclear,
     /// An IPv4 packet.
     V4(Flow<V4>),
     /// An IPv6 packet.
@@ -101,6 +111,12 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
+
+/// Version 4, five words: no options.
+const PLAIN_IPV4: u8 = 0x45;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+const FRAGMENTED: u16 = MORE_FRAGMENTS | FRAGMENT_OFFSET;
 
 const HOP_BY_HOP: u8 = 0;
 const TCP: u8 = 6;
@@ -158,45 +174,48 @@ struct Ports {
 
 /// Parses a packet.
 #[inline(always)]
-pub fn parse<P: Packet>(packet: &P, link: Link) -> Parsed {
+pub fn parse<P: Packet>(packet: &P, link: Link, depth: Depth) -> Parsed {
     match link {
-        Link::Ethernet => ethernet(packet),
+        Link::Ethernet => ethernet(packet, depth),
         // Four bytes: the verifier learns nothing from a check for one.
         Link::Raw => match packet.load::<[u8; 4]>(0) {
-            Some(first) if first[0] >> 4 == 4 => ipv4(packet, 0),
-            Some(first) if first[0] >> 4 == 6 => ipv6(packet, 0),
+            Some(first) if first[0] >> 4 == 4 => ipv4(packet, 0, depth),
+            Some(first) if first[0] >> 4 == 6 => ipv6(packet, 0, depth),
             Some(_) => Parsed::Unjudged,
-            None => Parsed::Truncated,
+            None => Parsed::Unclear,
         },
     }
 }
 
 #[inline(always)]
-fn ethernet<P: Packet>(packet: &P) -> Parsed {
+fn ethernet<P: Packet>(packet: &P, depth: Depth) -> Parsed {
     let Some(ethertype) = packet.load::<u16>(ETHERTYPE_AT) else {
-        return Parsed::Truncated;
+        return Parsed::Unclear;
     };
     match u16::from_be(ethertype) {
-        ETHERTYPE_IPV4 => ipv4(packet, ETHERTYPE_AT + 2),
-        ETHERTYPE_IPV6 => ipv6(packet, ETHERTYPE_AT + 2),
-        ETHERTYPE_VLAN | ETHERTYPE_QINQ => tagged(packet),
+        ETHERTYPE_IPV4 => ipv4(packet, ETHERTYPE_AT + 2, depth),
+        ETHERTYPE_IPV6 => ipv6(packet, ETHERTYPE_AT + 2, depth),
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => match depth {
+            Depth::Common => Parsed::Unclear,
+            Depth::Full => tagged(packet),
+        },
         _ => Parsed::Unjudged,
     }
 }
 
-/// Behind VLAN tags; apart from the common way, whose offsets are constants.
+/// Behind VLAN tags.
 #[inline(always)]
 fn tagged<P: Packet>(packet: &P) -> Parsed {
     let mut offset = ETHERTYPE_AT;
     for _ in 0..MAX_TAGS {
         offset += 4;
         let Some(ethertype) = packet.load::<u16>(offset) else {
-            return Parsed::Truncated;
+            return Parsed::Unclear;
         };
         offset = forgotten(offset, ethertype);
         match u16::from_be(ethertype) {
-            ETHERTYPE_IPV4 => return ipv4(packet, offset + 2),
-            ETHERTYPE_IPV6 => return ipv6(packet, offset + 2),
+            ETHERTYPE_IPV4 => return ipv4(packet, offset + 2, Depth::Full),
+            ETHERTYPE_IPV6 => return ipv6(packet, offset + 2, Depth::Full),
             ETHERTYPE_VLAN | ETHERTYPE_QINQ => {}
             _ => return Parsed::Unjudged,
         }
@@ -205,36 +224,46 @@ fn tagged<P: Packet>(packet: &P) -> Parsed {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(packet: &P, at: u32) -> Parsed {
+fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
     let Some(header) = packet.load::<Ipv4Header>(at) else {
-        return Parsed::Truncated;
+        return Parsed::Unclear;
     };
     let protocol = match header.protocol {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
         _ => return Parsed::Unjudged,
     };
+    let flow = |transport| {
+        Parsed::V4(Flow {
+            source: V4(u32::from_be(header.source)),
+            destination: V4(u32::from_be(header.destination)),
+            transport,
+        })
+    };
+    if depth == Depth::Common {
+        let plain = header.version_ihl == PLAIN_IPV4 && header.fragment & FRAGMENTED.to_be() == 0;
+        return match packet.load::<Ports>(at + 20) {
+            Some(ports) if plain => flow(transport(protocol, &ports, true)),
+            _ => Parsed::Unclear,
+        };
+    }
     let length = u32::from(header.version_ihl & 0x0f) * 4;
     let fragment = u16::from_be(header.fragment);
-    if header.version_ihl >> 4 != 4 || length < 20 || fragment & 0x1fff != 0 {
+    if header.version_ihl >> 4 != 4 || length < 20 || fragment & FRAGMENT_OFFSET != 0 {
         return Parsed::Unjudged;
     }
     let Some(ports) = packet.load::<Ports>(at + length) else {
-        return Parsed::Truncated;
+        return Parsed::Unclear;
     };
-    let more_fragments = fragment & 0x2000 != 0;
     let payload = u32::from(u16::from_be(header.total_length)).saturating_sub(length);
-    Parsed::V4(Flow {
-        source: V4(u32::from_be(header.source)),
-        destination: V4(u32::from_be(header.destination)),
-        transport: transport(protocol, &ports, !more_fragments || holds_header(protocol, payload)),
-    })
+    let whole = fragment & MORE_FRAGMENTS == 0 || holds_header(protocol, payload);
+    flow(transport(protocol, &ports, whole))
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(packet: &P, at: u32) -> Parsed {
+fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
     let Some(header) = packet.load::<Ipv6Header>(at) else {
-        return Parsed::Truncated;
+        return Parsed::Unclear;
     };
     if u32::from_be(header.version_class_label) >> 28 != 6 {
         return Parsed::Unjudged;
@@ -252,8 +281,11 @@ fn ipv6<P: Packet>(packet: &P, at: u32) -> Parsed {
         if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
             break;
         }
+        if depth == Depth::Common {
+            return Parsed::Unclear;
+        }
         let Some(extension) = packet.load::<Extension>(offset) else {
-            return Parsed::Truncated;
+            return Parsed::Unclear;
         };
         match next {
             FRAGMENT => {
@@ -281,7 +313,7 @@ fn ipv6<P: Packet>(packet: &P, at: u32) -> Parsed {
         _ => return Parsed::Unjudged,
     };
     let Some(ports) = packet.load::<Ports>(offset) else {
-        return Parsed::Truncated;
+        return Parsed::Unclear;
     };
     let whole = !in_fragment || holds_header(protocol, end.saturating_sub(offset));
     flow(transport(protocol, &ports, whole))

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use enforcer_ebpf::{
     decide::{Action, Judgement, Reason, Verdict, judge},
-    parse::{Link, Packet},
+    parse::{Depth, Link, Packet},
     tables::Tables,
 };
 use zerocopy::{FromBytes, Immutable};
@@ -18,25 +18,24 @@ use crate::maps;
 /// header and the usual extension headers.
 const READABLE: u32 = 256;
 
-/// Judges the packet of this context and acts.
+/// Judges the packet of this context at the common depth and acts; `None` if that cannot tell.
 #[inline(always)]
-pub(crate) fn ingress<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> i32 {
-    match judge(&Direct::of(ctx), link, tables) {
-        Judgement::Final(verdict) => act(ctx, verdict, link),
-        Judgement::Truncated => hidden_headers(ctx, link, tables),
+pub(crate) fn common<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> Option<i32> {
+    match judge(&Direct::of(ctx), link, Depth::Common, tables) {
+        Judgement::Final(verdict) => Some(act(ctx, verdict, link)),
+        Judgement::Unclear => None,
     }
 }
 
-/// The same once more, when headers lie outside the linear part of the packet.
-#[cold]
+/// The same in full, with the headers made readable first.
 #[inline(always)]
-fn hidden_headers<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> i32 {
+pub(crate) fn full<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> i32 {
     // SAFETY: the context is the one of this call.
     unsafe { bpf_skb_pull_data(ctx.skb.skb, READABLE.min(ctx.len())) };
-    match judge(&Direct::of(ctx), link, tables) {
+    match judge(&Direct::of(ctx), link, Depth::Full, tables) {
         Judgement::Final(verdict) => act(ctx, verdict, link),
-        // What stays truncated when all of it is readable is dropped by the kernel's input.
-        Judgement::Truncated => TC_ACT_UNSPEC,
+        // What is unclear when all of it is readable is dropped by the kernel's input.
+        Judgement::Unclear => TC_ACT_UNSPEC,
     }
 }
 

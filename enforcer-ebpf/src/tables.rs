@@ -6,8 +6,8 @@
 use crate::{
     abi::{
         ADDRESS_SLOTS, ADDRESSES4_AT, ADDRESSES6_AT, Address4, Address6, Bound128,
-        FRONTEND_POLICY_BITS, FRONTEND_SLOTS, FRONTENDS_AT, Header, IMAGE_BYTES, Image,
-        Intervals32, Intervals64, POLICIES_AT, PORTS_AT, Policy, frontend_key,
+        FRONTEND_POLICY_BITS, FRONTEND_SLOTS, FRONTENDS_AT, IMAGE_BYTES, Image, Intervals32,
+        Intervals64, POLICIES_AT, PORTS_AT, Policy, frontend_key,
     },
     bpf::{hidden_constant, sign},
 };
@@ -50,7 +50,7 @@ pub fn port_is_guarded(image: &Image, protocol: u32, port: u32) -> bool {
 /// Number of a destination address, 0 if no frontend has it.
 #[inline(always)]
 pub fn address4_number(image: &Image, address: u32) -> u32 {
-    let multipliers = &image.at::<Header>(0).multipliers;
+    let multipliers = &image.header().multipliers;
     let mut entry = image.at::<Address4>(ADDRESSES4_AT + address4_slot(multipliers[0], address));
     if entry.address != address {
         entry = image.at::<Address4>(ADDRESSES4_AT + address4_slot(multipliers[1], address));
@@ -64,7 +64,7 @@ pub fn address4_number(image: &Image, address: u32) -> u32 {
 /// The same for IPv6.
 #[inline(always)]
 pub fn address6_number(image: &Image, high: u64, low: u64) -> u32 {
-    let multipliers = &image.at::<Header>(0).multipliers;
+    let multipliers = &image.header().multipliers;
     let mut entry = image.at::<Address6>(ADDRESSES6_AT + address6_slot(multipliers[0], high, low));
     if entry.low != low || entry.high != high {
         entry = image.at::<Address6>(ADDRESSES6_AT + address6_slot(multipliers[1], high, low));
@@ -79,7 +79,7 @@ pub fn address6_number(image: &Image, high: u64, low: u64) -> u32 {
 #[inline(always)]
 pub fn frontend_policy(image: &Image, number: u32, protocol: u32, port: u32) -> u32 {
     let key = frontend_key(number, protocol, port);
-    let multipliers = &image.at::<Header>(0).multipliers;
+    let multipliers = &image.header().multipliers;
     let mut entry = *image.at::<u64>(FRONTENDS_AT + frontend_slot(multipliers[0], key));
     if entry >> FRONTEND_POLICY_BITS != key {
         entry = *image.at::<u64>(FRONTENDS_AT + frontend_slot(multipliers[1], key));

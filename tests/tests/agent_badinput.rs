@@ -21,7 +21,9 @@ fn an_invalid_range_is_left_out_and_the_valid_ones_are_enforced() {
     let scene = Scene::new();
     let agent = scene.start();
     let ranges = [LISTED[0], "10.1.2.3/33", LISTED[1]];
-    agent.enforces(|| scene.put_cluster(&cluster(&scene.stage).allow(&ranges).cluster())).unwrap();
+    agent
+        .after("WARN", || scene.put_cluster(&cluster(&scene.stage).allow(&ranges).cluster()))
+        .unwrap();
     let field = "spec.apiServerAllowedIPRanges.cidrBlocks[1]";
     assert_one_problem(&agent, &[CLUSTER, "Cluster c1", field, "10.1.2.3/33"]);
     assert_eq!(scene.stage.surprises(&["listed"]), [""; 0]);
@@ -33,7 +35,7 @@ fn a_list_without_one_valid_entry_admits_exemptions_only() {
     let scene = Scene::new();
     let agent = scene.start();
     let cluster = cluster(&scene.stage).allow(&["everybody"]).cluster();
-    agent.enforces(|| scene.put_cluster(&cluster)).unwrap();
+    agent.after("WARN", || scene.put_cluster(&cluster)).unwrap();
     assert_one_problem(&agent, &[CLUSTER, "Cluster c1", "cidrBlocks[0]", "everybody"]);
     assert_eq!(scene.stage.surprises(&[]), [""; 0]);
 }
@@ -44,7 +46,7 @@ fn a_cluster_without_a_namespace_is_named_and_enforced_once_it_has_one() {
     let agent = scene.start();
     let mut without = UserCluster::new("c3", 3).allow(&LISTED).cluster();
     without.as_object_mut().unwrap().remove("status");
-    agent.enforces(|| scene.stage.manifests.put("c3.yaml", &[without])).unwrap();
+    agent.after("WARN", || scene.stage.manifests.put("c3.yaml", &[without])).unwrap();
     assert_one_problem(&agent, &["c3.yaml", "Cluster c3", "status.namespaceName"]);
     assert_eq!(scene.stage.surprises(&["listed"]), [""; 0]);
     assert_eq!(agent.metric("enforcer_guarded_clusters", &[]).unwrap(), 1.0);
@@ -63,7 +65,7 @@ fn a_service_without_ports_is_named_and_the_other_services_stay_guarded() {
     let agent = scene.start();
     let mut objects = scene.rest();
     service(&mut objects, "front-loadbalancer")["spec"]["ports"] = json!([]);
-    agent.enforces(|| scene.stage.manifests.put(MANIFEST, &objects)).unwrap();
+    agent.after("WARN", || scene.stage.manifests.put(MANIFEST, &objects)).unwrap();
     let named = "Service cluster-c1/front-loadbalancer";
     assert_one_problem(&agent, &[MANIFEST, named, "spec.ports"]);
     let mut questions = scene.stage.questions(&["listed"]);

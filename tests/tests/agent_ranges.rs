@@ -97,7 +97,7 @@ fn a_node_of_the_seed_is_admitted_by_every_list() {
     scene.stage.publish().unwrap();
     let installation = scene.stage.installation().unwrap();
     let agent = installation.start().unwrap();
-    assert_eq!(surprises(&scene.from_other_node(Access::Open)), [""; 0]);
+    assert_eq!(surprises(&scene.other_node(Access::Open)), [""; 0]);
     let counted = Counted::now(&agent, "c1").unwrap();
     assert!(counted.exempt > 0 && counted.allowed == counted.exempt, "{counted:?}");
     assert_eq!((counted.denied, counted.not_listed), (0, 0));
@@ -110,7 +110,7 @@ fn exempt_seed_none_admits_neither_nodes_nor_pods() {
     scene.stage.publish().unwrap();
     let installation = scene.stage.installation().unwrap().arguments(&["--exempt-seed", "none"]);
     let agent = installation.start().unwrap();
-    let questions = scene.from_other_node(Access::Closed);
+    let questions = scene.other_node(Access::Closed);
     assert_eq!(surprises(&questions), [""; 0]);
     assert_eq!(surprises(&scene.at_c1(&["listed"])), [""; 0]);
     assert!(!scene.pod_packet_arrives(1));
@@ -233,11 +233,11 @@ impl Scene {
                 node.at(port).map(|address| Frontend { label, address, guarded: false })
             })
             .collect();
-        [self.at(&frontends, &[]), self.from_other_node(Access::Open)].concat()
+        [self.at(&frontends, &[]), self.other_node(Access::Open)].concat()
     }
 
     /// Node `seed-2` at the nodePorts of `seed-1`; VIPs its own kube-proxy would take.
-    fn from_other_node(&self, expected: Access) -> Vec<Question<'_>> {
+    fn other_node(&self, expected: Access) -> Vec<Question<'_>> {
         let from = &self.stage.network.node("seed-2").ns;
         let frontends = self.stage.frontends().into_iter();
         frontends

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use enforcer::kernel::Kernel;
 use enforcer_ebpf::{
     decide::{Action, Judgement, Reason, judge},
-    parse::{self, Link},
+    parse::{self, Depth, Link},
 };
 use enforcer_policy::{image::Image, plan::LinkLayer};
 use enforcer_tests::{
@@ -54,9 +54,13 @@ impl Judges {
             LinkLayer::Ethernet => Link::Ethernet,
             LinkLayer::Raw => Link::Raw,
         };
-        match judge(&Bytes(bytes), host, &self.image) {
+        match judge(&Bytes(bytes), host, Depth::Full, &self.image) {
             Judgement::Final(verdict) => assert_eq!(verdict.reason, reason, "{bytes:02x?}"),
-            Judgement::Truncated => assert_eq!(reason.action(), Action::Pass, "{bytes:02x?}"),
+            Judgement::Unclear => assert_eq!(reason.action(), Action::Pass, "{bytes:02x?}"),
+        }
+        match judge(&Bytes(bytes), host, Depth::Common, &self.image) {
+            Judgement::Final(verdict) => assert_eq!(verdict.reason, reason, "{bytes:02x?}"),
+            Judgement::Unclear => {}
         }
         assert_eq!(action_of(&mut self.kernel, link, bytes), reason.action(), "{bytes:02x?}");
     }

@@ -6,9 +6,9 @@
 //!
 //! One thread does the work: it waits for events (`watch`), lists the folder (`listing`), reads what
 //! is new (`reading`), parses it (`documents`, `yaml`, `outline`) and publishes the result. A change
-//! is published 20 ms after its last event; with events that never end, every 100 ms. A file that is
-//! removed or emptied counts 120 ms later, since that is more often one half of a replacement. Where
-//! events fail to come, the thread finds a change within two seconds.
+//! is published 20 ms after its last event; with events that never end, every 100 ms. What is more
+//! often one half of a replacement counts later: a file that is removed after 120 ms, one that is
+//! emptied after two seconds. Where events fail to come, the thread finds a change within two seconds.
 //!
 //! To replace a file that the agent reads, write another one and rename it; a file that is rewritten
 //! in place is read once its writer has closed it, or has been idle for five seconds.

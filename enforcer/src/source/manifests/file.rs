@@ -67,6 +67,11 @@ impl File {
         Content(documents::split(text, self.notation).into_iter().map(read).collect())
     }
 
+    /// Whether there is nothing that an empty content would take away.
+    pub(super) fn says_nothing(&self) -> bool {
+        self.content.is_empty() && self.kept.is_empty()
+    }
+
     /// Whether a content can be read as a whole and holds all that the present one holds.
     pub(super) fn would_lose_nothing(&self, next: &Content) -> bool {
         let next_objects: BTreeSet<ObjectRef> = next.objects().map(Object::reference).collect();

@@ -16,12 +16,16 @@ use std::{
 use super::{
     file::{File, unreadable_problem},
     listing::{self, Entry, Listing, Stamp},
-    reading::{self, Reading, VANISHED},
+    reading::{self, Reading},
     watch::{Inode, QUIET, Watch, inode_of},
 };
 use crate::source::store::Objects;
 
-/// A folder that came back, or was replaced, without any file is given this long to be filled.
+/// A file that is removed counts for this long: it is more often one half of a replacement.
+pub(super) const REMOVED: Duration = Duration::from_millis(120);
+
+/// A file that held something and is empty, and a folder that came back or was replaced without any
+/// file, are given this long to be filled.
 const REFILL: Duration = Duration::from_secs(2);
 
 /// A file that is rewritten again and again is read after this long, if that loses nothing.
@@ -181,7 +185,7 @@ impl Folder {
             if is_here {
                 return true;
             }
-            let gone_at = *slot.missing.get_or_insert(now) + VANISHED;
+            let gone_at = *slot.missing.get_or_insert(now) + REMOVED;
             let left =
                 refill.map_or(gone_at, |until| until.max(gone_at)).checked_duration_since(now);
             let stays = left.is_some_and(|left| !left.is_zero());
@@ -211,7 +215,8 @@ impl Slot {
     /// Reads a version that is not the one that was taken.
     fn read(&mut self, path: &Path, watch: &mut Watch, hasher: &RandomState, looked: &mut Looked) {
         let since = *self.waiting.get_or_insert_with(Instant::now);
-        let (text, stamp) = match reading::read(path, watch) {
+        let refill = if self.file.says_nothing() { Duration::ZERO } else { REFILL };
+        let (text, stamp) = match reading::read(path, watch, refill) {
             Reading::Settled { text, stamp } => (text, Some(stamp)),
             Reading::Unsettled { text } => (text, None),
             Reading::Busy { again } => return looked.again_after(Some(again)),

@@ -19,11 +19,6 @@ use super::{listing::Stamp, watch::Watch};
 /// ticks every 10 ms at worst: only where the last write is longer ago does the next one show.
 pub(super) const SETTLED: Duration = Duration::from_millis(20);
 
-/// What takes away everything that a file said counts only after this long: it is more often one half
-/// of a replacement. A file that is truncated is empty before any event says that it is being
-/// written, and on a busy machine its writer can be held up right there.
-pub(super) const VANISHED: Duration = Duration::from_millis(120);
-
 /// Bytes of the largest file that is read.
 pub(super) const LIMIT: u64 = 64 << 20;
 
@@ -55,15 +50,17 @@ pub(super) enum Reading {
     },
 }
 
-/// Reads the file at `path`, a path without symlinks.
-pub(super) fn read(path: &Path, watch: &mut Watch) -> Reading {
-    match try_read(path, watch) {
+/// Reads the file at `path`, a path without symlinks. An empty one has settled only after `refill`:
+/// a file that is truncated is empty before any event says that someone is writing it, and its writer
+/// can be held up right there by a busy machine or disk.
+pub(super) fn read(path: &Path, watch: &mut Watch, refill: Duration) -> Reading {
+    match try_read(path, watch, refill) {
         Ok(reading) => reading,
         Err(error) => Reading::Failed { reason: error.to_string(), stamp: None },
     }
 }
 
-fn try_read(path: &Path, watch: &mut Watch) -> io::Result<Reading> {
+fn try_read(path: &Path, watch: &mut Watch, refill: Duration) -> io::Result<Reading> {
     if let Some(again) = watch.writing(path) {
         return Ok(Reading::Busy { again });
     }
@@ -74,8 +71,8 @@ fn try_read(path: &Path, watch: &mut Watch) -> io::Result<Reading> {
     }
     let first = stamp_of(&file)?;
     let age = age(&first);
-    if let Some(again) = VANISHED.checked_sub(age).filter(|_| first.length() == 0) {
-        return Ok(Reading::Busy { again });
+    if first.length() == 0 && age < refill {
+        return Ok(Reading::Busy { again: refill - age });
     }
     if let Some(left) = SETTLED.checked_sub(age) {
         thread::sleep(left);

@@ -144,7 +144,7 @@ async fn files_come_change_and_go() {
     settle(&mut manifests, &["one", "two"]).await;
     fs::rename(ground.file("b.yaml"), ground.file("c.yaml")).unwrap();
     settle(&mut manifests, &["one", "two"]).await;
-    ground.write("c.yaml", "");
+    ground.write("c.yaml", "# nothing\n");
     settle(&mut manifests, &["one"]).await;
     fs::remove_file(ground.file("a.yaml")).unwrap();
     settle(&mut manifests, &[]).await;

@@ -65,7 +65,7 @@ async fn a_file_that_is_removed_and_made_again_was_never_gone() {
         sleep(Duration::from_millis(30)).await;
     }
     let was_gone = timeout(Duration::from_millis(200), manifests.changed()).await.is_ok();
-    assert!(!was_gone || longest > reading::VANISHED, "gone after {longest:?}");
+    assert!(!was_gone || longest > folder::REMOVED, "gone after {longest:?}");
     settle(&mut manifests, &["one"]).await;
 }
 
@@ -119,7 +119,20 @@ async fn a_half_written_file_holds_up_no_other() {
     ground.write("b.yaml", &pod("two"));
     settle(&mut manifests, &["one", "two"]).await;
     drop(file);
-    settle(&mut manifests, &["two"]).await;
+    stays(&mut manifests, &["one", "two"]).await;
+    ground.write("a.yaml", &pod("three"));
+    settle(&mut manifests, &["three", "two"]).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_empty_is_given_time_to_be_filled() {
+    let ground = Ground::new();
+    ground.write("a.yaml", &pod("one"));
+    let mut manifests = ground.open().await;
+    ground.write("a.yaml", "");
+    stays(&mut manifests, &["one"]).await;
+    let objects = timeout(Duration::from_secs(4), manifests.changed()).await.unwrap();
+    assert_eq!(pods(&objects), Vec::<String>::new());
 }
 
 /// Runs `change` again and again while the folder is looked at; counts what was said meanwhile.
