@@ -92,6 +92,10 @@ impl Manifests {
     /// Where the folder cannot be listed. A file in it that cannot be read is a problem among the
     /// [`Objects`], not an error.
     pub async fn open(folder: PathBuf) -> Result<Self, SourceError> {
+        Self::open_with(folder, POLL).await
+    }
+
+    async fn open_with(folder: PathBuf, poll: Duration) -> Result<Self, SourceError> {
         let unreadable = |source| SourceError::Folder { folder: folder.clone(), source };
         let path = std::path::absolute(&folder).map_err(unreadable)?;
         let watch = Watch::new().map_err(unreadable)?;
@@ -100,7 +104,7 @@ impl Manifests {
         thread::Builder::new()
             .name("manifests".to_owned())
             .stack_size(STACK)
-            .spawn(move || run(Folder::new(path), watch, opened))
+            .spawn(move || run(Folder::new(path), watch, poll, opened))
             .map_err(|source| SourceError::Thread { folder: folder.clone(), source })?;
         let first = first.await.unwrap_or_else(|_| Err(io::Error::other("its reader has ended")));
         let objects = first.map_err(unreadable)?;
@@ -142,7 +146,7 @@ impl Manifests {
 
 type Opened = oneshot::Sender<io::Result<channel::Receiver<Arc<Objects>>>>;
 
-fn run(mut folder: Folder, mut watch: Watch, opened: Opened) {
+fn run(mut folder: Folder, mut watch: Watch, poll: Duration, opened: Opened) {
     let mut looked = match first_look(&mut folder, &mut watch) {
         Ok(looked) => looked,
         Err(error) => {
@@ -155,7 +159,7 @@ fn run(mut folder: Folder, mut watch: Watch, opened: Opened) {
     if opened.send(Ok(receiver)).is_err() {
         return;
     }
-    while wait(&folder, &mut watch, looked.again) != Woken::Stopped {
+    while wait(&folder, &mut watch, looked.again.unwrap_or(poll).min(poll)) != Woken::Stopped {
         looked = look(&mut folder, &mut watch);
         if looked.changed {
             publish(&folder, &objects);
@@ -194,10 +198,10 @@ fn look(folder: &mut Folder, watch: &mut Watch) -> Looked {
     }
 }
 
-/// Waits until it is time for another look.
-fn wait(folder: &Folder, watch: &mut Watch, again: Option<Duration>) -> Woken {
-    let poll = if watch.sees(&folder.watched()) { POLL } else { BLIND_POLL };
-    let deadline = Instant::now() + again.unwrap_or(poll).min(poll);
+/// Waits until it is time for another look, at most this long.
+fn wait(folder: &Folder, watch: &mut Watch, most: Duration) -> Woken {
+    let most = if watch.sees(&folder.watched()) { most } else { most.min(BLIND_POLL) };
+    let deadline = Instant::now() + most;
     let by_hand = folder.can_be_replaced_unseen();
     loop {
         let now = Instant::now();

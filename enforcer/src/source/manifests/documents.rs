@@ -69,7 +69,9 @@ impl Document {
             return;
         }
         // serde_json is ten times faster; what it refuses may still be YAML in flow style.
-        let json = text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok());
+        let body = text.trim_start();
+        let body = body.strip_prefix("---").unwrap_or(body).trim_start();
+        let json = body.starts_with('{').then(|| serde_json::from_str(body).ok());
         match json.flatten().map_or_else(|| yaml::read(text), Ok) {
             Ok(value) => self.unroll(value, ""),
             Err(YamlError { reason, line, column }) => {

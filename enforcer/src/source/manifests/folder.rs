@@ -21,7 +21,8 @@ use super::{
 };
 use crate::source::store::Objects;
 
-/// A file that is removed counts for this long: it is more often one half of a replacement.
+/// A file that is removed, or leads nowhere, counts for this long: that is more often one half of a
+/// replacement.
 pub(super) const REMOVED: Duration = Duration::from_millis(120);
 
 /// A file that held something and is empty, and a folder that came back or was replaced without any
@@ -199,7 +200,7 @@ impl Folder {
         let path = self.path.join(&name);
         let slot = self.slots.entry(name).or_insert_with(|| Slot::new(&path));
         match entry {
-            Entry::Unreadable { reason } => slot.fail(None, reason, looked),
+            Entry::Unreadable { reason } => slot.miss(reason, looked),
             Entry::File { stamp, .. } if slot.taken == Some(stamp) => slot.waiting = None,
             Entry::File { stamp: _, real } => slot.read(&real, watch, &self.hasher, looked),
         }
@@ -222,14 +223,16 @@ impl Slot {
             Reading::Busy { again } => return looked.again_after(Some(again)),
             Reading::Failed { reason, stamp } => return self.fail(stamp, reason, looked),
         };
-        let started = Instant::now();
-        let next = self.file.parse(&text, hasher);
         if stamp.is_none() {
             looked.again_after(Some(reading::SETTLED));
-            let tired = since.elapsed() >= IMPATIENT;
-            if !tired || next.is_empty() || !self.file.would_lose_nothing(&next) {
+            if since.elapsed() < IMPATIENT {
                 return;
             }
+        }
+        let started = Instant::now();
+        let next = self.file.parse(&text, hasher);
+        if stamp.is_none() && (next.is_empty() || !self.file.would_lose_nothing(&next)) {
+            return;
         }
         tracing::debug!(
             file = %path.display(), bytes = text.len(), elapsed = ?started.elapsed(), "manifest read"
@@ -238,6 +241,19 @@ impl Slot {
         self.taken = stamp;
         self.waiting = None;
         looked.changed = true;
+    }
+
+    /// Something is there by its name that cannot be opened, a symlink to nowhere for one.
+    fn miss(&mut self, reason: String, looked: &mut Looked) {
+        let since = self.waiting.get_or_insert_with(Instant::now);
+        match REMOVED.checked_sub(since.elapsed()).filter(|left| !left.is_zero()) {
+            Some(left) => looked.again_after(Some(left)),
+            None => {
+                self.file.fail(reason);
+                self.taken = None;
+                looked.changed = true;
+            }
+        }
     }
 
     fn fail(&mut self, stamp: Option<Stamp>, reason: String, looked: &mut Looked) {

@@ -56,6 +56,8 @@ pub(super) enum Reading {
 pub(super) fn read(path: &Path, watch: &mut Watch, refill: Duration) -> Reading {
     match try_read(path, watch, refill) {
         Ok(reading) => reading,
+        // Removed or replaced since it was listed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Reading::Busy { again: SETTLED },
         Err(error) => Reading::Failed { reason: error.to_string(), stamp: None },
     }
 }

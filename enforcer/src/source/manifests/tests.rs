@@ -1,6 +1,6 @@
 //! A folder while people, editors and kubelets write into it.
 //!
-//! Waits are bounded by less than [`POLL`], so that a change that no event has shown fails a test.
+//! The clock asks so seldom here that a change that no event has shown fails a test.
 
 mod faults;
 mod writers;
@@ -17,9 +17,11 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 
-const PATIENT: Duration = Duration::from_millis(1500);
+const PATIENT: Duration = Duration::from_secs(10);
+const SELDOM: Duration = Duration::from_secs(60);
 
-/// A folder to write into, on a file system of its own name.
+/// A folder to write into. In memory where there is such a place: a busy disk can hold up a rename
+/// for longer than the tests wait.
 struct Ground {
     temporary: TempDir,
     folder: PathBuf,
@@ -27,7 +29,7 @@ struct Ground {
 
 impl Ground {
     fn new() -> Self {
-        let temporary = TempDir::new().unwrap();
+        let temporary = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
         let folder = temporary.path().join("manifests");
         fs::create_dir(&folder).unwrap();
         Self { temporary, folder }
@@ -54,7 +56,7 @@ impl Ground {
     }
 
     async fn open(&self) -> Manifests {
-        Manifests::open(self.folder.clone()).await.unwrap()
+        Manifests::open_with(self.folder.clone(), SELDOM).await.unwrap()
     }
 }
 
@@ -122,16 +124,29 @@ async fn a_change_is_there_long_before_the_clock_asks() {
     let ground = Ground::new();
     ground.write("a.yaml", &pod("one"));
     let mut manifests = ground.open().await;
-    let mut slowest = Duration::ZERO;
-    for round in 0..20 {
+    let mut times = Vec::new();
+    for round in 0..21 {
         let name = format!("round-{round}");
         let started = Instant::now();
         ground.write("a.yaml", &pod(&name));
         settle(&mut manifests, &[&name]).await;
-        slowest = slowest.max(started.elapsed());
+        times.push(started.elapsed());
     }
-    println!("slowest of 20 changes: {slowest:?}");
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    times.sort();
+    let (median, slowest) = (times[10], times[20]);
+    println!("21 changes: median {median:?}, slowest {slowest:?}");
+    assert!(median < Duration::from_millis(200), "{median:?}");
+}
+
+#[tokio::test]
+async fn the_clock_finds_what_no_event_has_shown() {
+    let ground = Ground::new();
+    ground.write("a.yaml", &pod("one"));
+    // What is written under another name sends its events there.
+    fs::hard_link(ground.file("a.yaml"), ground.beside("a.yaml")).unwrap();
+    let mut manifests = Manifests::open(ground.folder.clone()).await.unwrap();
+    fs::write(ground.beside("a.yaml"), pod("two")).unwrap();
+    settle(&mut manifests, &["two"]).await;
 }
 
 #[tokio::test]

@@ -36,6 +36,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// A writer that neither writes nor closes the file for this long has gone, or will not close it.
 const WRITER_GONE: Duration = Duration::from_secs(5);
 
+/// Reads that empty the kernel's queue of 16,384 events, at more than 16 events each.
+const QUEUE_READS: usize = 1024;
+
 /// What happens to files in a folder.
 const FILES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_DELETE)
@@ -199,9 +202,10 @@ impl Watch {
         }
     }
 
-    /// Reads the events that the kernel has queued.
+    /// Reads the events that the kernel has queued, and not without end those that still come.
     fn drain(&mut self) {
-        while let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) {
+        for _ in 0..QUEUE_READS {
+            let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) else { return };
             let now = Instant::now();
             for InotifyEvent { wd, mask, name, .. } in events {
                 let folder = self.folders.get(&wd).map(|(folder, _)| folder);

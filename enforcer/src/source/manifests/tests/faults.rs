@@ -182,7 +182,7 @@ async fn a_symlink_to_the_folder_is_swapped() {
     let link = ground.beside("current");
     symlink(&ground.folder, &link).unwrap();
     ground.write("a.yaml", &pod("one"));
-    let mut manifests = Manifests::open(link.clone()).await.unwrap();
+    let mut manifests = Manifests::open_with(link.clone(), SELDOM).await.unwrap();
     let next = ground.beside("next-folder");
     fs::create_dir(&next).unwrap();
     fs::write(next.join("a.yaml"), pod("two")).unwrap();
