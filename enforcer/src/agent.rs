@@ -138,7 +138,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         tokio::select! {
             () = stop.asked() => break,
             changed = source.changed() => objects = changed,
-            Ok(()) = node_states.changed() => {}
+            watched = node_states.changed() => watched.map_err(|_| node::NodeError::Ended)?,
             () = wait_until(again) => {}
         }
     }

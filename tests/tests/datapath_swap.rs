@@ -49,7 +49,8 @@ impl Traffic<'_> {
         let (mut during, mut all) = (0, 0);
         while !self.stop.load(Ordering::SeqCst) {
             let number = all * 7 % frames.len();
-            let options = TestRunOptions { data_in: Some(&frames[number]), ..TestRunOptions::new() };
+            let options =
+                TestRunOptions { data_in: Some(&frames[number]), ..TestRunOptions::new() };
             let oldest = self.ended.load(Ordering::SeqCst);
             let result = program.test_run(options).unwrap();
             let newest = self.begun.load(Ordering::SeqCst);
@@ -58,7 +59,11 @@ impl Traffic<'_> {
                 let (snapshot, _) = &self.snapshots[swap % SNAPSHOTS];
                 admit(snapshot, questions[number]).passes() == passes
             });
-            assert!(explained, "passes: {passes}, swaps {oldest}..={newest}, {:?}", questions[number]);
+            assert!(
+                explained,
+                "passes: {passes}, swaps {oldest}..={newest}, {:?}",
+                questions[number]
+            );
             during += usize::from(oldest != newest);
             all += 1;
         }
@@ -99,7 +104,10 @@ fn a_thousand_swaps_under_traffic_are_each_whole() {
             traffic.begun.store(swap, Ordering::SeqCst);
             enforce(&mut kernel, &snapshots[swap % SNAPSHOTS].0);
             traffic.ended.store(swap, Ordering::SeqCst);
-            assert!(!asked.is_finished(), "the traffic ended with a verdict that no image explains");
+            assert!(
+                !asked.is_finished(),
+                "the traffic ended with a verdict that no image explains"
+            );
         }
         traffic.stop.store(true, Ordering::SeqCst);
         asked.join().unwrap()

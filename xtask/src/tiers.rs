@@ -25,6 +25,9 @@ pub(crate) enum Step {
     /// Licences, sources and bans of the dependencies. Advisories need the network on every run
     /// and change without a commit, so they are no part of a test.
     DependencyRules,
+    /// The objects that the agent reads against KKP's own CRDs, where they lie beside the project;
+    /// elsewhere these tests count as ignored.
+    RealCrds,
     /// The policy core depends on nothing that knows time, network or kernel.
     PureCrate,
     /// The demo, whose exit code says whether every observation was as expected.
@@ -62,6 +65,7 @@ pub(crate) const TIERS: &[Tier] = &[
         steps: &[
             Step::Tests(&["--workspace", "--lib", "--bins", "--test", "agreement*"]),
             Step::Tests(&["--workspace", "--doc"]),
+            Step::RealCrds,
             Step::PureCrate,
         ],
     },
@@ -176,7 +180,11 @@ mod tests {
     fn commands() -> impl Iterator<Item = &'static [&'static str]> {
         TIERS.iter().flat_map(|tier| tier.steps).filter_map(|step| match step {
             Step::Tests(args) => Some(*args),
-            Step::Cargo(_) | Step::DependencyRules | Step::PureCrate | Step::Demo => None,
+            Step::Cargo(_)
+            | Step::RealCrds
+            | Step::DependencyRules
+            | Step::PureCrate
+            | Step::Demo => None,
         })
     }
 

@@ -42,7 +42,8 @@ pub enum ProblemKind {
     NoNamespace,
     /// A Service without the ports that make it a frontend.
     NoPorts,
-    /// Several Seeds are visible and none was named: their fields count as not set.
+    /// Several Seeds are visible and none was named: the one that was used before stays in use, and
+    /// without one their fields count as not set.
     AmbiguousSeed,
     /// The Seed that was named is not visible.
     UnknownSeed,
@@ -108,9 +109,9 @@ impl fmt::Display for ProblemKind {
             }
             Self::NoNamespace => f.write_str("names no control-plane namespace; not enforced yet"),
             Self::NoPorts => f.write_str("has no port that leads to an API server"),
-            Self::AmbiguousSeed => {
-                f.write_str("several Seeds are visible; choose one with --seed, none is used")
-            }
+            Self::AmbiguousSeed => f.write_str(
+                "several Seeds are visible; choose one with --seed, only one used before counts",
+            ),
             Self::UnknownSeed => f.write_str("is not there; its defaults are not used"),
             Self::Duplicate => f.write_str("is defined twice; the first is used"),
             Self::NotEnforced { reason } => write!(f, "not enforced: {reason}"),

@@ -56,19 +56,24 @@ pub(super) fn choose(
     if let Some(name) = &settings.seed_name {
         visible.retain(|object| object.name == *name);
     }
-    let mut visible = visible.into_iter();
-    match (visible.next(), visible.next()) {
-        (Some(object), None) => {
-            match objects.seeds.get(&Key::new(&object.namespace, &object.name)) {
-                Some(stored) => translate(&object, stored, report),
-                None => Chosen::unread(unread(object, former)),
-            }
+    let visible = Vec::from_iter(visible);
+    let read = |object: &ObjectRef, report: &mut Report| match objects
+        .seeds
+        .get(&Key::new(&object.namespace, &object.name))
+    {
+        Some(stored) => translate(object, stored, report),
+        None => Chosen::unread(unread(object.clone(), former)),
+    };
+    match visible.as_slice() {
+        [object] => read(object, report),
+        [first, ..] => {
+            report.add(whole(first, ""), "", ProblemKind::AmbiguousSeed);
+            // A second Seed must not take the restrictions of the first away.
+            let used =
+                former.and_then(|former| visible.iter().find(|seed| seed.name == former.name));
+            used.map_or(none, |seed| read(seed, report))
         }
-        (Some(first), Some(_)) => {
-            report.add(whole(&first, ""), "", ProblemKind::AmbiguousSeed);
-            none
-        }
-        (None, _) => absent(objects, settings, former, report).unwrap_or(none),
+        [] => absent(objects, settings, former, report).unwrap_or(none),
     }
 }
 

@@ -142,10 +142,15 @@ fn one_visible_seed_is_used_and_of_several_none_is_guessed() {
     assert_eq!(seed_name(&several), None);
     assert_eq!(
         several.said(),
-        ["Seed kubermatic/one: several Seeds are visible; choose one with --seed, none is used"]
+        [
+            "Seed kubermatic/one: several Seeds are visible; choose one with --seed, only one used before counts"
+        ]
     );
     assert_eq!(seed_name(&with_seed("two", &[&one, &two])), Some("two"));
     assert_eq!(with_seed("two", &[&one, &two]).said(), Vec::<String>::new());
+    let second = translated_after(&[&one], &[&one, &two]);
+    assert_eq!(seed_name(&second), Some("one"), "a second Seed does not take the first away");
+    assert_eq!(second.problems.len(), 1);
     let unreadable = translated(&[&one, BROKEN_SEED]);
     assert_eq!(seed_name(&unreadable), None, "one that cannot be read is visible too");
 }
