@@ -79,6 +79,9 @@ impl Status {
             }
             Some(_) => {}
         }
+        if let Some(why) = &report.failure {
+            reasons.push(format!("the image is not applied: {why}"));
+        }
         for (interface, why) in &report.unguarded {
             reasons.push(format!("interface {interface} is not guarded: {why}"));
         }
@@ -202,15 +205,29 @@ fn log(former: &Report, report: &Report) {
             "image in force"
         );
     }
-    for problem in report.problems.iter().filter(|problem| !former.problems.contains(problem)) {
+    for problem in new(&former.problems, &report.problems) {
         tracing::warn!(%problem, "problem");
     }
-    for problem in former.problems.iter().filter(|problem| !report.problems.contains(problem)) {
+    for problem in new(&report.problems, &former.problems) {
         tracing::info!(%problem, "mended");
     }
-    for (interface, why) in &report.unguarded {
+    for (interface, why) in new(&former.unguarded, &report.unguarded) {
         tracing::warn!(interface, why, "not guarded");
     }
+    for (interface, _) in new(&report.unguarded, &former.unguarded) {
+        tracing::info!(interface, "no longer unguarded");
+    }
+    if report.failure != former.failure {
+        match &report.failure {
+            Some(why) => tracing::error!(why, "image is not applied"),
+            None => tracing::info!("images are applied again"),
+        }
+    }
+}
+
+/// What is in the second list and not in the first.
+fn new<'a, T: PartialEq>(former: &[T], now: &'a [T]) -> impl Iterator<Item = &'a T> {
+    now.iter().filter(|item| !former.contains(item))
 }
 
 /// SIGTERM and SIGINT.

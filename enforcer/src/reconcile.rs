@@ -54,6 +54,8 @@ pub struct Report {
     pub steps: usize,
     /// From the objects to the kernel.
     pub took: Duration,
+    /// Why the image was not applied.
+    pub failure: Option<String>,
     /// Whether another attempt may do what this one could not.
     pub retry: bool,
 }
@@ -110,7 +112,7 @@ impl Reconciler {
             Ok(()) => self.former = Some(Arc::new(snapshot)),
             Err(Refusal::Capacity(error)) => problems.push(capacity(&error)),
             Err(Refusal::Kernel(error)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "image is not applied");
+                report.failure = Some(chain(&error));
                 report.retry = true;
             }
         }

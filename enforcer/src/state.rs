@@ -44,8 +44,16 @@ impl State {
     /// was another one.
     #[must_use]
     pub fn load(&self) -> Option<Snapshot> {
-        let bytes = fs::read(self.folder.join(SNAPSHOT)).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        let path = self.folder.join(SNAPSHOT);
+        let read = fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+        match read {
+            Ok(snapshot) => Some(snapshot),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the former snapshot is not used");
+                None
+            }
+        }
     }
 
     /// Saves a snapshot.

@@ -90,7 +90,8 @@ impl fmt::Display for Problem {
         if !field.is_empty() {
             write!(f, " {field}")?;
         }
-        if !value.is_empty() {
+        // An empty entry is a value too.
+        if !value.is_empty() || *kind == ProblemKind::InvalidRange {
             write!(f, " = {value:?}")?;
         }
         write!(f, ": {kind}")
