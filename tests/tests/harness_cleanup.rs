@@ -4,13 +4,14 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use enforcer_tests::cleanup::{Scratch, sweep};
 use enforcer_tests::netns::Netns;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::unistd::Pid;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -95,12 +96,23 @@ fn assert_gone(paths: &[String]) {
 
 /// Starts this test binary again as a run of its own; returns it and the paths of what it made.
 fn run_that_holds() -> (Child, Vec<String>) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["--exact", "a_run_that_holds_until_its_input_ends", "--ignored", "--nocapture"])
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdout(Stdio::piped());
+    // A shell's background job ignores SIGINT, and so would its children.
+    // SAFETY: only sigaction(2) between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+            for signal in [Signal::SIGINT, Signal::SIGTERM] {
+                sigaction(signal, &default)?;
+            }
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = lines.map(Result::unwrap).find(|line| line.contains("made ")).unwrap();
     let made = line.split_once("made ").unwrap().1.split(' ').map(str::to_owned).collect();
