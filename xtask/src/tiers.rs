@@ -34,6 +34,18 @@ pub(crate) enum Step {
     Demo,
 }
 
+/// What real connections across network namespaces take.
+const NETWORKS: &[Need] = &[
+    Need::Root,
+    Need::LoadBpf,
+    Need::MountBpffs,
+    Need::NetworkNamespaces,
+    Need::Program("ip"),
+    Need::Program("nft"),
+    Need::BpfObject,
+    Need::Agent,
+];
+
 pub(crate) const TIERS: &[Tier] = &[
     Tier {
         name: "lint",
@@ -78,16 +90,7 @@ pub(crate) const TIERS: &[Tier] = &[
     Tier {
         name: "netns",
         proves: "the agent with real connections across network namespaces",
-        needs: &[
-            Need::Root,
-            Need::LoadBpf,
-            Need::MountBpffs,
-            Need::NetworkNamespaces,
-            Need::Program("ip"),
-            Need::Program("nft"),
-            Need::BpfObject,
-            Need::Agent,
-        ],
+        needs: NETWORKS,
         steps: &[Step::Tests(&[
             "--workspace",
             "--test",
@@ -101,16 +104,7 @@ pub(crate) const TIERS: &[Tier] = &[
     Tier {
         name: "demo",
         proves: "the demo shows what it says",
-        needs: &[
-            Need::Root,
-            Need::LoadBpf,
-            Need::MountBpffs,
-            Need::NetworkNamespaces,
-            Need::Program("ip"),
-            Need::Program("nft"),
-            Need::BpfObject,
-            Need::Agent,
-        ],
+        needs: NETWORKS,
         steps: &[Step::Demo],
     },
 ];
