@@ -131,7 +131,11 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     loop {
         publish_node_addresses(&node_addresses, &objects, &run.node);
         let seen = node_states.borrow_and_update().clone();
-        let this_node = ThisNode { name: run.node.clone(), addresses: seen.addresses.clone() };
+        let this_node = ThisNode {
+            name: run.node.clone(),
+            addresses: seen.addresses.clone(),
+            ..ThisNode::default()
+        };
         let before = reconciler.former().cloned();
         let report = reconciler.reconcile(&objects, &this_node, &seen);
         log(&status.borrow().report, &report);

@@ -199,6 +199,7 @@ pub fn snapshot() -> impl Strategy<Value = Snapshot> {
             this_node: ThisNode {
                 name: "node-0".to_owned(),
                 addresses: addresses.into_iter().collect(),
+                ..ThisNode::default()
             },
         })
 }

@@ -262,4 +262,11 @@ pub struct ThisNode {
     pub name: String,
     /// Addresses of its interfaces (netlink), kube-ipvs0 left out.
     pub addresses: BTreeSet<IpAddr>,
+    /// Addresses of other nodes' tunnel devices, as the permanent neighbours of this node's tunnel
+    /// devices name them.
+    #[serde(default)]
+    pub tunnel_peers: BTreeSet<IpAddr>,
+    /// Subnets that its uplinks are directly connected to.
+    #[serde(default)]
+    pub connected: BTreeSet<IpNet>,
 }

@@ -92,6 +92,7 @@ pub(crate) mod small {
             this_node: ThisNode {
                 name: "node".to_owned(),
                 addresses: ["192.0.2.10", "2001:db8:f::10"].map(|a| a.parse().unwrap()).into(),
+                ..ThisNode::default()
             },
             ..Snapshot::default()
         }
