@@ -30,8 +30,10 @@ pub use revision::{Revision, revision};
 pub struct Rules {
     /// Addresses of the node: destinations of nodePorts.
     pub node_addresses: BTreeSet<IpAddr>,
-    /// Sources that every policy admits, as seen on uplinks.
-    pub exempt: RangeSet,
+    /// Sources outside any cluster's list.
+    pub exempt: Exempt,
+    /// Pods that are not simply exempt.
+    pub pods: BTreeMap<IpAddr, Pod>,
     /// Policies, each of one cluster.
     pub policies: Vec<Policy>,
     /// Guarded frontends and the policy of each, an index into `policies`. A frontend that admits
@@ -39,6 +41,30 @@ pub struct Rules {
     pub frontends: BTreeMap<FrontendKey, usize>,
     /// Digest of what does not depend on the node.
     pub revision: Revision,
+}
+
+/// Sources outside any cluster's list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exempt {
+    /// Every policy admits them on uplinks and tunnels.
+    pub uplink: RangeSet,
+    /// Every policy admits them on pod-facing interfaces.
+    pub pod_facing: RangeSet,
+    /// Load balancers that enforce the lists themselves.
+    pub trusted: RangeSet,
+    /// Sources of TCP segments without data.
+    pub probes: RangeSet,
+}
+
+/// A pod of some control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// The one cluster that it belongs to; `None` if several claim it.
+    pub cluster: Option<ClusterId>,
+    /// Its owner steers it: no exemption counts for it.
+    pub api_server: bool,
+    /// In this node's own pod ranges: on an uplink its address is spoofed.
+    pub local: bool,
 }
 
 /// What a packet names when it is sent to a frontend.
@@ -49,8 +75,10 @@ pub type FrontendKey = (Protocol, FrontendAddress);
 pub struct Policy {
     /// The cluster, for counters.
     pub cluster: ClusterId,
-    /// Allowlist and the control plane's own pods.
+    /// What its lists admit.
     pub admitted: Arc<RangeSet>,
+    /// Whether the pods of its control plane are admitted besides.
+    pub own_pods: bool,
 }
 
 /// Whom an allowlist admits. Absent is not empty: only the first lets everybody in.
@@ -84,7 +112,8 @@ pub fn compile(snapshot: &Snapshot) -> (Rules, Vec<Problem>) {
         .collect();
     let mut rules = Rules {
         node_addresses: this_node.addresses.clone(),
-        exempt: exemptions(snapshot, &spoofed),
+        exempt: Exempt { uplink: exemptions(snapshot, &spoofed), ..Exempt::default() },
+        pods: BTreeMap::new(),
         policies: Vec::new(),
         frontends: BTreeMap::new(),
         revision: revision(snapshot),
@@ -134,7 +163,7 @@ impl<'a> Policies<'a> {
             return *index;
         }
         known.push(self.all.len());
-        self.all.push(Policy { cluster: cluster.clone(), admitted });
+        self.all.push(Policy { cluster: cluster.clone(), admitted, own_pods: false });
         self.all.len() - 1
     }
 }

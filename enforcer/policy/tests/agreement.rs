@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use enforcer_ebpf::{
-    decide::{Reason, Verdict, decide},
-    parse::{Flow, Protocol as Wire, Transport, V4, V6},
+    decide::{Reason, Side, Verdict, decide},
+    parse::{Flow, Protocol as Wire, Segment, Transport, V4, V6},
 };
 use enforcer_policy::{
     compile::compile,
@@ -24,12 +24,16 @@ fn host_verdict(image: &Image, packet: &Packet) -> Verdict {
         source: 40_000,
         destination: packet.port,
         whole: true,
+        at: 0,
+        end: 0,
     };
     let halves = |address: u128| V6 { high: (address >> 64) as u64, low: address as u64 };
     match (packet.source, packet.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => decide(
             &Flow { source: V4(source.into()), destination: V4(destination.into()), transport },
+            Side::Uplink,
             image,
+            || Segment::Open,
         ),
         (IpAddr::V6(source), IpAddr::V6(destination)) => decide(
             &Flow {
@@ -37,7 +41,9 @@ fn host_verdict(image: &Image, packet: &Packet) -> Verdict {
                 destination: halves(destination.into()),
                 transport,
             },
+            Side::Uplink,
             image,
+            || Segment::Open,
         ),
         families => panic!("mixed families {families:?}"),
     }

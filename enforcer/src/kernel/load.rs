@@ -8,7 +8,9 @@ use aya::{
     programs::SchedClassifier,
 };
 use enforcer_ebpf::{
-    abi::{CLUSTERS, Counters, Images, MAP_COUNTERS, MAP_GRACE, MAP_IMAGES, MAP_REASONS},
+    abi::{
+        CLUSTERS, Counters, Images, MAP_COUNTERS, MAP_GRACE, MAP_IMAGES, MAP_OPENED, MAP_REASONS,
+    },
     decide::Reason,
 };
 use enforcer_policy::plan::LinkLayer;
@@ -16,7 +18,7 @@ use enforcer_policy::plan::LinkLayer;
 use super::{BPF_OBJECT, CounterTable, KernelError, Pins, banks::Banks};
 
 /// Maps that the programs share with the agent.
-const MAPS: [&str; 4] = [MAP_IMAGES, MAP_GRACE, MAP_COUNTERS, MAP_REASONS];
+const MAPS: [&str; 5] = [MAP_IMAGES, MAP_GRACE, MAP_COUNTERS, MAP_REASONS, MAP_OPENED];
 
 /// What loading gives.
 pub(super) struct Loaded {
@@ -75,8 +77,8 @@ pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
 
 fn name(link: LinkLayer) -> &'static str {
     match link {
-        LinkLayer::Ethernet => "ingress_ethernet",
-        LinkLayer::Raw => "ingress_raw",
+        LinkLayer::Ethernet => "ingress_uplink_ethernet",
+        LinkLayer::Raw => "ingress_uplink_raw",
     }
 }
 
