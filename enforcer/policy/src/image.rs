@@ -173,7 +173,7 @@ impl Builder {
     }
 
     fn build(mut self, rules: &Rules, counters: &Assignment) -> Result<Image, CapacityError> {
-        let Rules { node_addresses, exempt, policies, frontends, revision } = rules;
+        let Rules { node_addresses, exempt, pods: _, policies, frontends, revision } = rules;
         let limit = (POLICIES - POLICY_FIRST) as usize;
         if policies.len() > limit {
             return Err(CapacityError::Policies { wanted: policies.len(), limit });
@@ -186,7 +186,8 @@ impl Builder {
             policies: policies.len(),
             cluster: cluster.to_owned(),
         };
-        let exempt = regions.policy(&mut self.words, exempt).ok_or_else(|| full("(exemptions)"))?;
+        let exempt =
+            regions.policy(&mut self.words, &exempt.uplink).ok_or_else(|| full("(exemptions)"))?;
         self.policy(POLICY_EXEMPT, exempt);
         let mut known = HashMap::new();
         for (index, policy) in (POLICY_FIRST..).zip(policies) {
