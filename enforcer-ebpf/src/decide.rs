@@ -241,7 +241,7 @@ fn unlisted<A: Address, T: Tables>(
             if is_in(POLICY_TRUSTED) {
                 return Reason::TrustedProxy;
             }
-            probes = is_in(POLICY_PROBES);
+            probes = flow.is_tcp() && is_in(POLICY_PROBES);
         } else if own {
             return Reason::OwnPod;
         }

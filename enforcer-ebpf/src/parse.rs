@@ -109,6 +109,14 @@ pub struct Flow<A> {
     pub transport: Transport,
 }
 
+impl<A> Flow<A> {
+    /// Whether it is known to be TCP.
+    #[inline(always)]
+    pub(crate) const fn is_tcp(&self) -> bool {
+        matches!(self.transport, Transport::Ports { protocol: Protocol::Tcp, .. })
+    }
+}
+
 /// Outcome of parsing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {

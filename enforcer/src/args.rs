@@ -86,6 +86,7 @@ impl Run {
             },
             exempt: self.exempt.iter().map(IpNet::trunc).collect(),
             exempt_seed: self.exempt_seed,
+            ..Options::default()
         }
     }
 }
