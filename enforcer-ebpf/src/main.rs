@@ -1,4 +1,4 @@
-//! The BPF object: one TC classifier per kind of link.
+//! The BPF object: one TC classifier per hook, side and kind of link.
 #![no_std]
 #![no_main]
 
@@ -13,22 +13,52 @@ use aya_ebpf::{
 };
 use enforcer_ebpf::parse::Link;
 
-/// Ingress of a device with an Ethernet header.
+/// Ingress of an uplink or tunnel with an Ethernet header.
 #[classifier]
-pub(crate) fn ingress_ethernet(ctx: TcContext) -> i32 {
+pub(crate) fn ingress_uplink_ethernet(ctx: TcContext) -> i32 {
     match common(&ctx, Link::Ethernet) {
         Some(action) => action,
         None => full_ethernet(ctx.as_ptr().cast()),
     }
 }
 
-/// Ingress of a device without a link header.
+/// Ingress of an uplink or tunnel without a link header.
 #[classifier]
-pub(crate) fn ingress_raw(ctx: TcContext) -> i32 {
+pub(crate) fn ingress_uplink_raw(ctx: TcContext) -> i32 {
     match common(&ctx, Link::Raw) {
         Some(action) => action,
         None => full_raw(ctx.as_ptr().cast()),
     }
+}
+
+/// Ingress of the host's end of a pod's interface, with an Ethernet header.
+#[classifier]
+pub(crate) fn ingress_pod_ethernet(ctx: TcContext) -> i32 {
+    match common(&ctx, Link::Ethernet) {
+        Some(action) => action,
+        None => full_ethernet(ctx.as_ptr().cast()),
+    }
+}
+
+/// Ingress of the host's end of a pod's interface, without a link header.
+#[classifier]
+pub(crate) fn ingress_pod_raw(ctx: TcContext) -> i32 {
+    match common(&ctx, Link::Raw) {
+        Some(action) => action,
+        None => full_raw(ctx.as_ptr().cast()),
+    }
+}
+
+/// Egress of a device with an Ethernet header.
+#[classifier]
+pub(crate) fn egress_ethernet(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// Egress of a device without a link header.
+#[classifier]
+pub(crate) fn egress_raw(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
 }
 
 #[inline(always)]

@@ -246,6 +246,15 @@ impl FrontendKind {
     ];
 }
 
+/// Through which kind of interface a packet comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// An uplink, or a tunnel that packets come out of.
+    Uplink,
+    /// The host's end of a pod's interface.
+    Pod,
+}
+
 /// A node of the seed cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeedNode {

@@ -7,8 +7,8 @@ use enforcer_ebpf::decide::Action;
 use enforcer_policy::{
     compile::compile,
     image::{Image, assign, counter_owners},
-    model::Snapshot,
-    plan::{Desired, LinkLayer, plan},
+    model::{Side, Snapshot},
+    plan::{Desired, LinkLayer, Program, plan},
 };
 use enforcer_tests::packets::Packet;
 
@@ -46,7 +46,8 @@ pub(crate) fn bytes_at(link: LinkLayer, packet: &Packet) -> Vec<u8> {
 /// What the program does with these bytes.
 pub(crate) fn action_of(kernel: &mut Kernel, link: LinkLayer, bytes: &[u8]) -> Action {
     let options = TestRunOptions { data_in: Some(bytes), ..TestRunOptions::new() };
-    let result = kernel.program(link).unwrap().test_run(options).unwrap();
+    let program = Program::Ingress { side: Side::Uplink, link };
+    let result = kernel.program(program).unwrap().test_run(options).unwrap();
     match result.return_value.cast_signed() {
         -1 => Action::Pass,
         2 => Action::Drop,
