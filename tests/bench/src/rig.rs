@@ -12,7 +12,8 @@ use enforcer::kernel::{Kernel, Pins};
 use enforcer_ebpf::abi::{MAP_COUNTERS, MAP_IMAGES, MAP_OPENED, MAP_REASONS};
 use enforcer_policy::{
     image::{Assignment, Image, assign, counter_owners},
-    plan::{Desired, LinkLayer, plan},
+    model::Side,
+    plan::{Desired, LinkLayer, Program, plan},
 };
 use enforcer_tests::cleanup::Scratch;
 use ipnet::IpNet;
@@ -30,6 +31,9 @@ pub(crate) enum Subject {
     /// The product's with kernel LPM tries for membership.
     Lpm,
 }
+
+/// The product's program that is measured.
+const PRODUCT: Program = Program::Ingress { side: Side::Uplink, link: LinkLayer::Ethernet };
 
 pub(crate) struct Rig {
     kernel: Kernel,
@@ -132,9 +136,7 @@ impl Rig {
         };
         let Some(family) = cold else {
             return match subject {
-                Subject::Product => {
-                    time(self.kernel.program(LinkLayer::Ethernet)?, packet, packets)
-                }
+                Subject::Product => time(self.kernel.program(PRODUCT)?, packet, packets),
                 Subject::Floor | Subject::Lpm => {
                     time(classifier(&mut self.bench, name)?, packet, packets)
                 }
@@ -143,7 +145,7 @@ impl Rig {
         let mut under_test: ProgramArray<MapData> =
             ProgramArray::try_from(self.take("UNDER_TEST")?)?;
         let program = match subject {
-            Subject::Product => self.kernel.program(LinkLayer::Ethernet)?,
+            Subject::Product => self.kernel.program(PRODUCT)?,
             Subject::Floor | Subject::Lpm => classifier(&mut self.bench, name)?,
         };
         under_test.set(0, program.fd()?, 0)?;
@@ -157,7 +159,7 @@ impl Rig {
     /// What the product's program returns for a packet.
     pub(crate) fn verdict(&mut self, packet: &[u8]) -> Result<i32> {
         let options = TestRunOptions { data_in: Some(packet), ..TestRunOptions::new() };
-        let result = self.kernel.program(LinkLayer::Ethernet)?.test_run(options)?;
+        let result = self.kernel.program(PRODUCT)?.test_run(options)?;
         Ok(result.return_value.cast_signed())
     }
 }
