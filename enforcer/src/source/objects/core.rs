@@ -40,6 +40,8 @@ pub struct ServiceSpec {
     /// `externalIPs`
     #[serde(rename = "externalIPs", deserialize_with = "null_is_absent")]
     pub external_ips: Vec<String>,
+    /// `allocateLoadBalancerNodePorts`; absent means `true`.
+    pub allocate_load_balancer_node_ports: Option<bool>,
 }
 
 /// One of `Service.spec.ports`
@@ -54,9 +56,22 @@ pub struct ServicePort {
     pub protocol: String,
     /// `port`
     pub port: u16,
+    /// `targetPort`; absent means `port`.
+    #[serde(default)]
+    pub target_port: Option<TargetPort>,
     /// `nodePort`; 0 where there is none.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub node_port: u16,
+}
+
+/// Where a pod listens for a [`ServicePort`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "expected a port number or the name of a container's port")]
+pub enum TargetPort {
+    /// The port; 0 means the service's own.
+    Number(u16),
+    /// The name that the container gives it.
+    Name(String),
 }
 
 /// `Service.status`
@@ -101,6 +116,23 @@ pub struct EndpointSlice {
     /// `endpoints`, the ones that are not ready included.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub endpoints: Vec<Endpoint>,
+    /// `ports`, the ones that pods listen on.
+    #[serde(default, deserialize_with = "null_is_absent")]
+    pub ports: Vec<EndpointPort>,
+}
+
+/// One of `EndpointSlice.ports`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointPort {
+    /// `name`: the one of the service's port.
+    #[serde(deserialize_with = "null_is_absent")]
+    pub name: String,
+    /// `protocol`; empty means `TCP`.
+    #[serde(deserialize_with = "null_is_absent")]
+    pub protocol: String,
+    /// `port`; absent means any.
+    pub port: Option<u16>,
 }
 
 /// One of `EndpointSlice.endpoints`

@@ -37,6 +37,7 @@ fn settings() -> Settings {
         options: Options::default(),
         seed_name: None,
         kubermatic_namespace: "kubermatic".to_owned(),
+        guard_pods: GuardPods::Auto,
     }
 }
 
