@@ -128,7 +128,9 @@ fn by_service(
         .map(|port| (port, listener(port)))
         .filter(|(port, listener)| !is_health_check(role, &port.name, &[port.port, *listener]))
         .collect();
-    if ports.is_empty() && matches!(spec.service_type.as_str(), "NodePort" | "LoadBalancer") {
+    let opens = matches!(spec.service_type.as_str(), "NodePort" | "LoadBalancer");
+    // The shared proxy of a seed without clusters has its health check only.
+    if ports.is_empty() && opens && !role.address.is_shared_proxy() {
         let place = Place { object, file: &stored.file, field: "spec.ports" };
         report.add(place, "", ProblemKind::NoPorts);
     }

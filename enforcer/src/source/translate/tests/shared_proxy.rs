@@ -104,3 +104,13 @@ fn a_shared_proxy_that_cannot_be_read_keeps_what_it_had_whether_its_clusters_rem
     let gone = translated_after(&former, &[CLUSTER, NODE, API_SERVER_EXTERNAL]);
     assert_eq!(count(&gone.snapshot), 0, "one that is gone is gone");
 }
+
+#[test]
+fn a_shared_proxy_without_clusters_is_no_problem() {
+    let proxy = "apiVersion: v1\nkind: Service\n\
+                 metadata: {name: nodeport-proxy, namespace: kubermatic}\n\
+                 spec: {type: LoadBalancer, ports: [{name: healthz, port: 8002, nodePort: 32400}]}";
+    let translated = translated(&[proxy]);
+    assert_eq!(translated.said(), Vec::<String>::new());
+    assert_eq!(translated.snapshot.shared_proxy, []);
+}
