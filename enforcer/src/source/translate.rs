@@ -24,7 +24,7 @@ use enforcer_policy::{
 };
 
 pub use self::guard_pods::GuardPods;
-use self::{report::Report, shared_proxy::SharedProxy};
+use self::{guard_pods::Guard, report::Report, shared_proxy::SharedProxy};
 use super::store::Objects;
 
 /// What the operator set, as far as it matters here.
@@ -60,17 +60,13 @@ pub fn translate(
     let mut report = Report::new(objects);
     let seed = seed::choose(objects, settings, former, &mut report);
     let nodes = nodes::translate(objects, former, &mut report);
-    let hosts = pods::host_addresses(&nodes);
-    let guarded =
-        guard_pods::decide(objects, settings.guard_pods, &settings.options, &nodes, &mut report);
-    let mut clusters =
-        clusters::translate(objects, settings, &seed, &hosts, guarded, former, &mut report);
+    let guard = Guard::decide(objects, settings, &nodes, this_node, &mut report);
+    let mut clusters = clusters::translate(objects, settings, &seed, &guard, former, &mut report);
     let SharedProxy { frontends: shared_proxy, pods: shared_proxy_pods } = shared_proxy::distribute(
         objects,
         &settings.kubermatic_namespace,
         &mut clusters,
-        &hosts,
-        guarded,
+        &guard,
         former,
         &mut report,
     );

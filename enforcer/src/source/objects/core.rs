@@ -37,6 +37,12 @@ pub struct ServiceSpec {
     /// `ports`
     #[serde(deserialize_with = "null_is_absent")]
     pub ports: Vec<ServicePort>,
+    /// `clusterIPs`: addresses inside the seed; `None` where the service is headless.
+    #[serde(rename = "clusterIPs", deserialize_with = "null_is_absent")]
+    pub cluster_ips: Vec<String>,
+    /// `clusterIP`: the first of them.
+    #[serde(rename = "clusterIP", deserialize_with = "null_is_absent")]
+    pub cluster_ip: String,
     /// `externalIPs`
     #[serde(rename = "externalIPs", deserialize_with = "null_is_absent")]
     pub external_ips: Vec<String>,
@@ -142,6 +148,9 @@ pub struct Endpoint {
     /// `addresses`
     #[serde(deserialize_with = "null_is_absent")]
     pub addresses: Vec<String>,
+    /// `nodeName`; empty where it does not say where it runs.
+    #[serde(deserialize_with = "null_is_absent")]
+    pub node_name: String,
 }
 
 /// A pod.

@@ -4,10 +4,7 @@
 //! former snapshot. Output: the clusters of the snapshot. Invariant: a cluster is never less
 //! restricted because something of it cannot be read.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_policy::{
     model::{self, ClusterId, ExposeStrategy, RangeList, Snapshot},
@@ -16,7 +13,7 @@ use enforcer_policy::{
 
 use super::{
     Settings, allowed, frontends,
-    guard_pods::Guarded,
+    guard_pods::Guard,
     pods, ranges,
     report::{Place, Report},
     seed::Chosen,
@@ -55,8 +52,7 @@ pub(super) fn translate(
     objects: &Objects,
     settings: &Settings,
     seed: &Chosen,
-    hosts: &BTreeSet<IpAddr>,
-    guarded: Guarded,
+    guard: &Guard,
     former: Option<&Snapshot>,
     report: &mut Report,
 ) -> BTreeMap<ClusterId, model::Cluster> {
@@ -76,7 +72,7 @@ pub(super) fn translate(
         .into_iter()
         .map(|control_plane| {
             let former = former_of(&control_plane.id);
-            let cluster = complete(control_plane, objects, hosts, guarded, former, report);
+            let cluster = complete(control_plane, objects, guard, former, report);
             (cluster.id.clone(), cluster)
         })
         .collect()
@@ -200,8 +196,7 @@ fn report_shared_namespaces(
 fn complete(
     control_plane: ControlPlane,
     objects: &Objects,
-    hosts: &BTreeSet<IpAddr>,
-    guarded: Guarded,
+    guard: &Guard,
     former: Option<&model::Cluster>,
     report: &mut Report,
 ) -> model::Cluster {
@@ -210,13 +205,13 @@ fn complete(
 
     let mut frontends = BTreeSet::new();
     for role in &frontends::ROLES {
-        let opened = frontends::of(objects, &namespace, role, guarded, hosts, report);
+        let opened = frontends::of(objects, &namespace, role, guard, report);
         frontends.extend(opened.into_iter().map(|opened| opened.frontend));
     }
     let of_former = former.into_iter().flat_map(|former| &former.frontends);
-    frontends.extend(of_former.filter(|it| unread::is_kept(it, objects, guarded)).cloned());
+    frontends.extend(of_former.filter(|it| unread::is_kept(it, objects, guard)).cloned());
 
-    let mut pods = pods::of(objects, &namespace, hosts);
+    let mut pods = pods::of(objects, &namespace, &guard.hosts);
     if let Some(former) = former.filter(|_| unread::pods(objects, &namespace)) {
         pods.own.extend(&former.own_pods);
         pods.api_servers.extend(&former.api_server_pods);

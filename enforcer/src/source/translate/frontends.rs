@@ -16,7 +16,7 @@ use enforcer_policy::{
 };
 
 use super::{
-    guard_pods::Guarded,
+    guard_pods::Guard,
     pods, ranges,
     report::{Place, Report},
 };
@@ -31,7 +31,7 @@ pub(super) struct Role {
     pub(super) service: &'static str,
     /// What its nodePorts are.
     node_port: FrontendKind,
-    /// What its load balancer addresses and external IPs are.
+    /// What its load balancer addresses, external IPs and addresses inside the seed are.
     address: FrontendKind,
     /// What its pods are.
     pod: FrontendKind,
@@ -92,23 +92,25 @@ pub(super) struct Opened {
 const HEALTH_PORT: u16 = 8002;
 const HEALTH_PORT_NAME: &str = "healthz";
 
+/// Stands for the address of a Service that has none inside the seed.
+const HEADLESS: &str = "None";
+
 /// What a Service of a role opens, in this namespace.
 pub(super) fn of(
     objects: &Objects,
     namespace: &str,
     role: &Role,
-    guarded: Guarded,
-    hosts: &BTreeSet<IpAddr>,
+    guard: &Guard,
     report: &mut Report,
 ) -> Vec<Opened> {
     let Some(stored) = objects.services.get(&Key::new(namespace, role.service)) else {
         return Vec::new();
     };
     let object = Kind::Service.reference(namespace, role.service);
-    let mut opened = by_service(role, &object, stored, report);
-    if guarded.holds(&stored.object) {
+    let mut opened = by_service(role, &object, stored, guard, report);
+    if guard.holds_pods(&stored.object) {
         for slice in pods::slices(objects, namespace, role.service) {
-            opened.extend(by_pods(role, &object, slice, hosts, report));
+            opened.extend(by_pods(role, &object, slice, guard, report));
         }
     }
     opened
@@ -119,6 +121,7 @@ fn by_service(
     role: &Role,
     object: &ObjectRef,
     stored: &Stored<Service>,
+    guard: &Guard,
     report: &mut Report,
 ) -> Vec<Opened> {
     let spec = &stored.object.spec;
@@ -134,7 +137,7 @@ fn by_service(
         let place = Place { object, file: &stored.file, field: "spec.ports" };
         report.add(place, "", ProblemKind::NoPorts);
     }
-    let addresses = addresses(object, stored, report);
+    let addresses = addresses(object, stored, guard, report);
     let mut opened = Vec::new();
     for (port, listener) in ports {
         let field = format!("spec.ports[{}].protocol", port.name);
@@ -160,7 +163,7 @@ fn by_pods(
     role: &Role,
     object: &ObjectRef,
     stored: &Stored<EndpointSlice>,
-    hosts: &BTreeSet<IpAddr>,
+    guard: &Guard,
     report: &mut Report,
 ) -> Vec<Opened> {
     let slice = &*stored.object;
@@ -176,7 +179,10 @@ fn by_pods(
         }
     }
     let mut opened = Vec::new();
-    for address in pods::addresses(slice).filter(|address| !hosts.contains(address)) {
+    for (address, node) in pods::placed_addresses(slice) {
+        if guard.hosts.contains(&address) || !guard.is_here(node) {
+            continue;
+        }
         for (&(protocol, port), &name) in &listeners {
             let frontend = Frontend {
                 protocol,
@@ -209,10 +215,11 @@ pub(super) fn balancer_addresses(service: &Service) -> impl Iterator<Item = (usi
     ingress.filter(move |(_, at)| is_destination(at)).map(|(position, at)| (position, &at.ip))
 }
 
-/// Load balancer addresses and external IPs.
+/// Load balancer addresses, external IPs and addresses inside the seed.
 fn addresses(
     object: &ObjectRef,
     stored: &Stored<Service>,
+    guard: &Guard,
     report: &mut Report,
 ) -> BTreeSet<IpAddr> {
     let service = &*stored.object;
@@ -220,8 +227,13 @@ fn addresses(
         .map(|(position, ip)| (format!("status.loadBalancer.ingress[{position}].ip"), ip));
     let external = service.spec.external_ips.iter().enumerate();
     let external = external.map(|(position, ip)| (format!("spec.externalIPs[{position}]"), ip));
+    let inner = service.spec.cluster_ips.iter().enumerate();
+    let inner = inner.map(|(position, ip)| (format!("spec.clusterIPs[{position}]"), ip));
+    let inner = inner.chain([("spec.clusterIP".to_owned(), &service.spec.cluster_ip)]);
+    let inner = inner.filter(|(_, ip)| guard.holds_cluster_addresses() && *ip != HEADLESS);
     let mut addresses = BTreeSet::new();
-    for (field, text) in ingress.chain(external).filter(|(_, text)| !text.is_empty()) {
+    let all = ingress.chain(external).chain(inner);
+    for (field, text) in all.filter(|(_, text)| !text.is_empty()) {
         match ranges::address(text) {
             Some(address) => {
                 addresses.insert(address);

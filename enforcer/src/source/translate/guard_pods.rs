@@ -1,21 +1,24 @@
-//! Whether pod addresses are guarded as destinations.
+//! Whether pods, and services' addresses inside the seed, are guarded as destinations.
 //!
 //! Input: `--guard-pods`, the pods that are seen, and the ranges that pods are known to have. Output:
-//! which services' pods are guarded. Invariant: with `auto`, pods are guarded only where sources inside
-//! the seed can be told from outside ones, or where a load balancer sends its clients to pods: guarding
-//! them elsewhere would cut the seed off from its own API servers.
+//! [`Guard`], which services' pods are guarded on this node. Invariant: with `auto`, they are guarded
+//! only where sources inside the seed can be told from outside ones, or where a load balancer sends
+//! its clients to pods: guarding them elsewhere would cut the seed off from its own API servers.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use enforcer_policy::{
-    model::{ObjectRef, Options, SeedNode},
+    model::{ObjectRef, Options, SeedNode, ThisNode},
     problem::ProblemKind,
     ranges::RangeSet,
 };
 use ipnet::IpNet;
 
 use super::{
-    frontends, pods,
+    Settings, frontends, pods,
     report::{Place, Report},
 };
 use crate::source::{objects::Service, store::Objects};
@@ -33,50 +36,93 @@ pub enum GuardPods {
     Off,
 }
 
-/// Whose pods are guarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Guarded {
+/// What is guarded of pods.
+pub(super) struct Guard {
+    whose: Whose,
+    /// Addresses of nodes: none of them is a pod's.
+    pub(super) hosts: BTreeSet<IpAddr>,
+    /// This node, where its Node object is seen.
+    node: Option<String>,
+}
+
+enum Whose {
     /// Those of every service that exposes a control plane.
     All,
     /// Those of services whose load balancer targets pods.
     Targeted,
-    /// Nobody's.
     Nobodys,
 }
 
-impl Guarded {
-    /// Whether the pods of a service are.
-    pub(super) fn holds(self, service: &Service) -> bool {
-        match self {
-            Self::All => true,
-            Self::Targeted => balances_over_pods(service),
-            Self::Nobodys => false,
+impl Guard {
+    /// Decides it, and says once what stays open.
+    pub(super) fn decide(
+        objects: &Objects,
+        settings: &Settings,
+        nodes: &BTreeMap<String, SeedNode>,
+        this_node: &ThisNode,
+        report: &mut Report,
+    ) -> Self {
+        let hosts: BTreeSet<IpAddr> =
+            nodes.values().flat_map(|node| &node.addresses).copied().collect();
+        let whose = match settings.guard_pods {
+            GuardPods::On => Whose::All,
+            GuardPods::Off => Whose::Nobodys,
+            GuardPods::Auto => {
+                let outside = outside(objects, &settings.options, nodes, &hosts);
+                match outside.is_empty() {
+                    true => Whose::All,
+                    false => {
+                        say_open(&outside, report);
+                        Whose::Targeted
+                    }
+                }
+            }
+        };
+        let node = nodes.contains_key(&this_node.name).then(|| this_node.name.clone());
+        Self { whose, hosts, node }
+    }
+
+    /// Whether the pods of a service are guarded.
+    pub(super) fn holds_pods(&self, service: &Service) -> bool {
+        match self.whose {
+            Whose::All => true,
+            Whose::Targeted => balances_over_pods(service),
+            Whose::Nobodys => false,
         }
+    }
+
+    /// Whether any pods are.
+    pub(super) fn holds_some(&self) -> bool {
+        !matches!(self.whose, Whose::Nobodys)
+    }
+
+    /// Whether services are guarded at their addresses inside the seed: it is pods that use them.
+    pub(super) fn holds_cluster_addresses(&self) -> bool {
+        matches!(self.whose, Whose::All)
+    }
+
+    /// Whether packets to a pod on that node come in on this one, where it may be: they are judged
+    /// where the pod runs.
+    pub(super) fn is_here(&self, node: &str) -> bool {
+        node.is_empty() || self.node.as_deref().is_none_or(|this| this == node)
     }
 }
 
-/// Decides it, and says once what stays open.
-pub(super) fn decide(
+/// Pods that no known range holds.
+fn outside(
     objects: &Objects,
-    option: GuardPods,
     options: &Options,
     nodes: &BTreeMap<String, SeedNode>,
-    report: &mut Report,
-) -> Guarded {
-    match option {
-        GuardPods::On => return Guarded::All,
-        GuardPods::Off => return Guarded::Nobodys,
-        GuardPods::Auto => {}
-    }
-    let known: RangeSet =
-        nodes.values().flat_map(|node| &node.pod_ranges).chain(&options.exempt).copied().collect();
-    let hosts = pods::host_addresses(nodes);
-    let outside: Vec<IpAddr> = pods::all(objects)
+    hosts: &BTreeSet<IpAddr>,
+) -> Vec<IpAddr> {
+    let ranges = nodes.values().flat_map(|node| &node.pod_ranges).chain(&options.exempt);
+    let known: RangeSet = ranges.copied().collect();
+    pods::all(objects)
         .filter(|address| !hosts.contains(address) && !known.contains(*address))
-        .collect();
-    if outside.is_empty() {
-        return Guarded::All;
-    }
+        .collect()
+}
+
+fn say_open(outside: &[IpAddr], report: &mut Report) {
     let around: Vec<String> = [IpAddr::is_ipv4, IpAddr::is_ipv6]
         .into_iter()
         .filter_map(|family| around(outside.iter().copied().filter(family)))
@@ -95,7 +141,6 @@ pub(super) fn decide(
     };
     let place = Place { object: &object, file: "", field: "" };
     report.add(place, "auto", ProblemKind::NotEnforced { reason });
-    Guarded::Targeted
 }
 
 /// Whether a load balancer sends clients to pods, past nodePorts and its own addresses. AWS says so

@@ -3,12 +3,7 @@
 //! Input: Pods and EndpointSlices. Output: their addresses, and which of them are API servers'. Invariant: an address of a node is none of them, so that a pod in the host's
 //! network does not make its node one of the control plane's own.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
-
-use enforcer_policy::model::SeedNode;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{frontends, ranges};
 use crate::source::{
@@ -76,14 +71,16 @@ pub(super) fn slices<'a>(
 
 /// Addresses of endpoints, the ones that are not ready included.
 pub(super) fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
-    let is_address = matches!(slice.address_type.as_str(), "IPv4" | "IPv6");
-    let endpoints = slice.endpoints.iter().filter(move |_| is_address);
-    endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|text| ranges::address(text))
+    placed_addresses(slice).map(|(address, _)| address)
 }
 
-/// Addresses of nodes.
-pub(super) fn host_addresses(nodes: &BTreeMap<String, SeedNode>) -> BTreeSet<IpAddr> {
-    nodes.values().flat_map(|node| &node.addresses).copied().collect()
+/// The same, with the name of the node that each runs on, as far as it is written.
+pub(super) fn placed_addresses(slice: &EndpointSlice) -> impl Iterator<Item = (IpAddr, &str)> {
+    let is_address = matches!(slice.address_type.as_str(), "IPv4" | "IPv6");
+    slice.endpoints.iter().filter(move |_| is_address).flat_map(|endpoint| {
+        let addresses = endpoint.addresses.iter().filter_map(|text| ranges::address(text));
+        addresses.map(|address| (address, endpoint.node_name.as_str()))
+    })
 }
 
 /// A pod's own addresses: none in the host's network, nor after its end.

@@ -16,7 +16,7 @@ use enforcer_policy::model::{
 
 use super::{
     frontends::{self, Opened, SHARED_PROXY},
-    guard_pods::Guarded,
+    guard_pods::Guard,
     pods,
     report::Report,
     unread,
@@ -36,15 +36,14 @@ pub(super) fn distribute(
     objects: &Objects,
     namespace: &str,
     clusters: &mut BTreeMap<ClusterId, Cluster>,
-    hosts: &BTreeSet<IpAddr>,
-    guarded: Guarded,
+    guard: &Guard,
     former: Option<&Snapshot>,
     report: &mut Report,
 ) -> SharedProxy {
     let mut shared = BTreeSet::new();
     let mut additions: BTreeMap<ClusterId, BTreeSet<Frontend>> = BTreeMap::new();
     let owners = owners(clusters);
-    for opened in frontends::of(objects, namespace, &SHARED_PROXY, guarded, hosts, report) {
+    for opened in frontends::of(objects, namespace, &SHARED_PROXY, guard, report) {
         let Opened { frontend, listener } = opened;
         match owners.get(&listener) {
             Some(owners) => {
@@ -64,7 +63,7 @@ pub(super) fn distribute(
     }
     let mut pods: BTreeSet<IpAddr> = pods::slices(objects, namespace, SHARED_PROXY.service)
         .flat_map(|stored| pods::addresses(&stored.object))
-        .filter(|address| !hosts.contains(address))
+        .filter(|address| !guard.hosts.contains(address))
         .collect();
     if let Some(former) = former {
         // Of a cluster that is gone, the way in may be there still.
@@ -72,7 +71,7 @@ pub(super) fn distribute(
         let gone = gone.flat_map(|cluster| &cluster.frontends);
         let gone = gone.filter(|frontend| frontend.kind.is_shared_proxy());
         let all = former.shared_proxy.iter().chain(gone);
-        shared.extend(all.filter(|it| unread::is_kept(it, objects, guarded)).cloned());
+        shared.extend(all.filter(|it| unread::is_kept(it, objects, guard)).cloned());
         if unread::pods(objects, namespace) {
             pods.extend(&former.shared_proxy_pods);
         }

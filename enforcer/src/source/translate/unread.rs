@@ -5,7 +5,7 @@
 
 use enforcer_policy::model::Frontend;
 
-use super::guard_pods::Guarded;
+use super::guard_pods::Guard;
 use crate::source::{
     objects::Kind,
     store::{Key, Objects},
@@ -13,13 +13,15 @@ use crate::source::{
 
 /// Whether a former frontend may still be there: its Service cannot be read, or, for a pod, some
 /// EndpointSlice.
-pub(super) fn is_kept(frontend: &Frontend, objects: &Objects, guarded: Guarded) -> bool {
+pub(super) fn is_kept(frontend: &Frontend, objects: &Objects, guard: &Guard) -> bool {
     let Frontend { service, kind, .. } = frontend;
     let read = objects.services.get(&Key::new(&service.namespace, &service.name));
     match (read, kind.is_pod()) {
-        (None, true) => guarded != Guarded::Nobodys && objects.may_exist(service),
+        (None, true) => guard.holds_some() && objects.may_exist(service),
         (None, false) => objects.may_exist(service),
-        (Some(stored), true) => guarded.holds(&stored.object) && pods(objects, &service.namespace),
+        (Some(stored), true) => {
+            guard.holds_pods(&stored.object) && pods(objects, &service.namespace)
+        }
         (Some(_), false) => false,
     }
 }

@@ -68,6 +68,42 @@ fn a_pod_in_the_hosts_network_is_no_pod() {
 }
 
 #[test]
+fn a_pod_is_guarded_where_it_runs_or_where_nobody_says_where_that_is() {
+    let on = |node: &str| {
+        let endpoints =
+            slice("cluster-abc", "apiserver-external", "[10.244.1.7]", "[{port: 30443}]");
+        endpoints.replace("[{addresses", &format!("[{{nodeName: {node}, addresses"))
+    };
+    let count = |documents: &[&str]| pods(&translated(documents)).len();
+    assert_eq!(count(&[CLUSTER, NODE, API_SERVER_EXTERNAL, &on("node-1")]), 1);
+    assert_eq!(count(&[CLUSTER, NODE, API_SERVER_EXTERNAL, &on("node-2")]), 0);
+    assert_eq!(count(&[CLUSTER, NODE, API_SERVER_EXTERNAL, &on("null")]), 1);
+    let nameless = NODE.replace("name: node-1}", "name: node-3}");
+    assert_eq!(count(&[CLUSTER, &nameless, API_SERVER_EXTERNAL, &on("node-2")]), 1);
+}
+
+#[test]
+fn services_are_guarded_at_their_addresses_inside_the_seed_where_all_pods_are_known() {
+    let service = "apiVersion: v1\nkind: Service\n\
+                   metadata: {name: apiserver-external, namespace: cluster-abc}\n\
+                   spec: {clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9, 'fd00::9'], \
+                          ports: [{port: 443, targetPort: 30443}]}";
+    let headless = service.replace("[10.96.0.9, 'fd00::9']", "[None]");
+    let headless = headless.replace("clusterIP: 10.96.0.9", "clusterIP: None");
+    let unknown = endpoints("[172.20.3.4]");
+    let found = |documents: &[&str]| frontends(translated(documents).cluster("abc"));
+    assert_eq!(
+        found(&[CLUSTER, NODE, service]),
+        ["tcp 10.96.0.9 443 ServiceAddress", "tcp fd00::9 443 ServiceAddress"]
+    );
+    assert_eq!(found(&[CLUSTER, NODE, &headless]), Vec::<String>::new());
+    assert_eq!(translated(&[CLUSTER, NODE, &headless]).said(), Vec::<String>::new());
+    assert_eq!(found(&[CLUSTER, NODE, service, &unknown]), Vec::<String>::new());
+    let off = with(GuardPods::Off, &[], &[CLUSTER, NODE, service]);
+    assert_eq!(frontends(off.cluster("abc")), Vec::<String>::new());
+}
+
+#[test]
 fn one_pod_outside_of_known_ranges_leaves_pods_open_and_is_reported_once() {
     let elsewhere = "apiVersion: v1\nkind: Pod\nmetadata: {name: dns, namespace: kube-system}\n\
                      status: {podIP: 172.20.3.4, podIPs: [{ip: 172.20.3.4}]}\n---\n\
