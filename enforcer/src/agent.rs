@@ -109,6 +109,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         options: run.policy(),
         seed_name: run.seed.clone(),
         kubermatic_namespace: run.kubermatic_namespace.clone(),
+        guard_pods: run.guard_pods(),
     };
     let args::Source::Manifests(folder) = run.source.clone();
     let mut source = Manifests::open(folder).await?;

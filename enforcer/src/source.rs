@@ -13,5 +13,5 @@ pub mod translate;
 pub use self::{
     manifests::{Manifests, SourceError},
     store::Objects,
-    translate::{Settings, Translated, translate},
+    translate::{GuardPods, Settings, Translated, translate},
 };
