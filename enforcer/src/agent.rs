@@ -102,6 +102,9 @@ impl Status {
 /// Time after which a failed attempt is made again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Time that a change of the objects waits for a look at the node; mostly a few milliseconds.
+const CATCH_UP: Duration = Duration::from_millis(30);
+
 /// `enforcer run`
 pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut stop = Stop::new()?;
@@ -160,6 +163,8 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
             () = stop.asked() => break,
             changed = source.changed() => {
                 objects = changed;
+                // Objects may speak of an address that the node has had for a moment.
+                node.catch_up(CATCH_UP).await;
                 Due::Image
             }
             watched = node_states.changed() => {
