@@ -137,6 +137,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut objects = source.current();
     let mut due = Due::Image;
     let mut known = Arc::default();
+    let mut again = None;
     loop {
         publish_node_addresses(&node_addresses, &objects, &run.node);
         let seen = node_states.borrow_and_update().clone();
@@ -154,7 +155,10 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         };
         known = seen;
         log(&status.borrow().report, &report);
-        let again = report.retry.then(|| Instant::now() + RETRY);
+        // News does not put off what is already due.
+        let now = Instant::now();
+        let later = || again.filter(|at| *at > now).unwrap_or(now + RETRY);
+        again = report.retry.then(later);
         let after_failure = if report.failure.is_some() { Due::Image } else { Due::Interfaces };
         status.send_replace(Arc::new(Status { report, source_stale_since: objects.stale_since }));
         // In this order: what is left over of the last plan waits for all news.
