@@ -102,6 +102,9 @@ impl Status {
 /// Time after which a failed attempt is made again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Time that a change of the objects waits for a look at the node; mostly a few milliseconds.
+const CATCH_UP: Duration = Duration::from_millis(30);
+
 /// `enforcer run`
 pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut stop = Stop::new()?;
@@ -135,6 +138,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut objects = source.current();
     let mut due = Due::Image;
     let mut known = Arc::default();
+    let mut again = None;
     loop {
         publish_node_addresses(&node_addresses, &objects, &run.node);
         let seen = node_states.borrow_and_update().clone();
@@ -152,7 +156,10 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         };
         known = seen;
         log(&status.borrow().report, &report);
-        let again = report.retry.then(|| Instant::now() + RETRY);
+        // News does not put off what is already due.
+        let now = Instant::now();
+        let later = || again.filter(|at| *at > now).unwrap_or(now + RETRY);
+        again = report.retry.then(later);
         let after_failure = if report.failure.is_some() { Due::Image } else { Due::Interfaces };
         status.send_replace(Arc::new(Status { report, source_stale_since: objects.stale_since }));
         // In this order: what is left over of the last plan waits for all news.
@@ -161,6 +168,8 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
             () = stop.asked() => break,
             changed = source.changed() => {
                 objects = changed;
+                // Objects may speak of an address that the node has had for a moment.
+                node.catch_up(CATCH_UP).await;
                 Due::Image
             }
             watched = node_states.changed() => {
