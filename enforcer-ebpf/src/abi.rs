@@ -114,7 +114,7 @@ pub const EMPTY_HEADER: Header = Header {
 pub const CLUSTERS: u32 = 10 << 10;
 /// Policies of an image, the reserved ones included: more than one per cluster where frontends of
 /// one cluster are guarded by different lists, and in conflicts.
-pub const POLICIES: u32 = 12 << 10;
+pub const POLICIES: u32 = 20 << 10;
 
 /// A hash table of the image, of buckets with [`WAYS`] entries each.
 #[derive(Clone, Copy, Debug)]

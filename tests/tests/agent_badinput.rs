@@ -133,7 +133,7 @@ fn what_does_not_fit_into_the_kernel_leaves_the_former_policy_in_force() {
     let scene = Scene::new();
     let agent = scene.start();
     let mut objects = scene.rest();
-    let addresses = (0..70_000u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n).to_string());
+    let addresses = (0..200_000u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n).to_string());
     service(&mut objects, "apiserver-external")["spec"]["externalIPs"] = addresses.collect();
     agent.after("WARN", || scene.stage.manifests.put(MANIFEST, &objects)).unwrap();
     assert_one_problem(&agent, &["does not fit", "the former image stays in force"]);

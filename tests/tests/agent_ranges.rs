@@ -108,7 +108,8 @@ fn exempt_seed_none_admits_neither_nodes_nor_pods() {
     let mut scene = Scene::new();
     scene.write(&(Some(C), None, None, &[]));
     scene.stage.publish().unwrap();
-    let installation = scene.stage.installation().unwrap().arguments(&["--exempt-seed", "none"]);
+    let arguments = ["--exempt-seed", "none", "--probe-ranges", "none"];
+    let installation = scene.stage.installation().unwrap().arguments(&arguments);
     let agent = installation.start().unwrap();
     let questions = scene.other_node(Access::Closed);
     assert_eq!(surprises(&questions), [""; 0]);

@@ -19,7 +19,12 @@ use enforcer_ebpf::{
 };
 use zerocopy::IntoBytes as _;
 
-use super::{Assignment, CapacityError, IMAGE_WORDS, Image, cuckoo, halves, lists::Regions};
+use super::{
+    Assignment, CapacityError, IMAGE_WORDS, Image,
+    cuckoo::{self, Placed},
+    halves,
+    lists::Regions,
+};
 use crate::{
     compile::{Exempt, FrontendKey, Pod, Policy, Rules},
     model::{FrontendAddress, Protocol},
@@ -198,7 +203,9 @@ impl Builder {
         let buckets = |entry: &(u64, u32)| {
             [one, other].map(|multiplier| tables::bucket4(table, multiplier, entry.0))
         };
-        for ((bucket, way), (key, value)) in cuckoo::place(name, table, entries, buckets)? {
+        for Placed { bucket, way, entry: (key, value) } in
+            cuckoo::place(name, table, entries, buckets)?
+        {
             let at = (table.at + bucket) as usize * WAYS + way;
             self.words[at] = entry4(*key, VALUE_BITS, *value);
         }
@@ -216,7 +223,7 @@ impl Builder {
             let Entry6 { high, low, port, value: _ } = *entry;
             [one, other].map(|multiplier| tables::bucket6(table, multiplier, high, low, port))
         };
-        for ((bucket, way), entry) in cuckoo::place(name, table, entries, buckets)? {
+        for Placed { bucket, way, entry } in cuckoo::place(name, table, entries, buckets)? {
             let at = (table.at + bucket) as usize * WAYS + way;
             self.put(at * size_of::<Entry6>() / 8, entry.as_bytes());
         }

@@ -17,6 +17,15 @@ const EMPTY: u32 = u32::MAX;
 /// Moves after which a placement counts as impossible with this salt.
 const MOST_MOVES: usize = 1024;
 
+/// An entry and where it stands.
+pub(super) struct Placed<'a, T> {
+    /// Number of the bucket.
+    pub(super) bucket: u32,
+    /// Place in the bucket.
+    pub(super) way: usize,
+    pub(super) entry: &'a T,
+}
+
 /// Gives every entry a bucket and a place in it. The error's `wanted` is not above its `limit` when
 /// another salt may do.
 pub(super) fn place<'a, T>(
@@ -24,7 +33,7 @@ pub(super) fn place<'a, T>(
     table: Table,
     entries: &'a [T],
     buckets_of: impl Fn(&T) -> [u32; 2],
-) -> Result<Vec<((u32, usize), &'a T)>, CapacityError> {
+) -> Result<Vec<Placed<'a, T>>, CapacityError> {
     let limit = fill_limit(table);
     let full = || CapacityError::Table { table: name, wanted: entries.len(), limit };
     if entries.len() > limit {
@@ -54,13 +63,15 @@ pub(super) fn place<'a, T>(
             bucket = if bucket == first { second } else { first };
         }
     }
-    let placed = (0..).zip(buckets).flat_map(|(bucket, places)| {
-        places.into_iter().enumerate().map(move |(way, entry)| ((bucket, way), entry))
-    });
-    Ok(placed
-        .filter(|(_, entry)| *entry != EMPTY)
-        .map(|(place, entry)| (place, &entries[entry as usize]))
-        .collect())
+    let mut placed = Vec::with_capacity(entries.len());
+    for (bucket, places) in (0..).zip(buckets) {
+        for (way, number) in places.into_iter().enumerate() {
+            if let Some(entry) = entries.get(number as usize) {
+                placed.push(Placed { bucket, way, entry });
+            }
+        }
+    }
+    Ok(placed)
 }
 
 fn is_full(places: &[u32; WAYS]) -> bool {
