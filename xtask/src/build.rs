@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::child::{self, announce, cargo};
+use crate::control_plane::ControlPlane;
 use crate::machine::Machine;
 use crate::project::Project;
 use crate::toolchain::{TARGET, Toolchain};
@@ -118,7 +119,15 @@ pub(crate) fn locked(project: &Project) -> Option<&'static str> {
 
 /// The variables that tell test programs, demo and benchmark what to run.
 pub(crate) fn with_product<'a>(command: &'a mut Command, project: &Project) -> &'a mut Command {
-    command.env("ENFORCER_BIN", project.agent()).env("ENFORCER_BPF_OBJECT", project.object())
+    command.env("ENFORCER_BIN", project.agent()).env("ENFORCER_BPF_OBJECT", project.object());
+    // What is wrong with it is said where it is needed.
+    if let Ok(control_plane) = ControlPlane::of(project) {
+        command.env("ENFORCER_CONTROL_PLANE", control_plane.assets());
+    }
+    if let Some(crds) = project.real_crds() {
+        command.env("ENFORCER_KKP_CRDS", crds);
+    }
+    command
 }
 
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {

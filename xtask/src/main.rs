@@ -2,14 +2,16 @@
 //!
 //! Input: the command line. Output: the exit code of what was asked for; progress on standard error.
 //! Invariant: everything is built in `<workspace>/target`, tools are installed in
-//! `<workspace>/.tools`, and nothing else of the machine changes except Debian packages that were
-//! announced before.
+//! `<workspace>/.tools`, and nothing else of the machine changes except the user's caches (cargo's,
+//! Go's, and one for the control plane of the tests) and Debian packages that were announced before.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod bench;
 mod build;
 mod child;
+mod control_plane;
 mod demo;
+mod go;
 mod machine;
 mod needs;
 mod outcome;
@@ -75,6 +77,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Build etcd, kube-apiserver and kubectl for the tests, once, and print their folder
+    ControlPlane,
     /// Format, clippy, dependency rules: the tier `lint`
     Lint,
 }
@@ -88,6 +92,7 @@ fn main() -> ExitCode {
         Command::Test { tiers, args } => test::run(&project, &tiers, &args),
         Command::Bench { part, args } => bench::run(&project, &part, &args),
         Command::Debug { args } => demo::debug(&project, &args),
+        Command::ControlPlane => control_plane::run(&project),
         Command::Lint => test::run(&project, &["lint".to_owned()], &[]),
     };
     done.unwrap_or_else(|error| {

@@ -7,6 +7,8 @@ use std::env;
 
 use crate::build::{self, BpfBuilder, Profile};
 use crate::child::{announce, ask, cargo, program, run_as_progress};
+use crate::control_plane::ControlPlane;
+use crate::go::Go;
 use crate::machine::{Machine, find};
 use crate::packages::{self, Brings, NETWORK, RUST_LINTS};
 use crate::project::Project;
@@ -27,6 +29,8 @@ pub(crate) enum Need {
     CargoDeny,
     BpfObject,
     Agent,
+    /// etcd, kube-apiserver and kubectl.
+    ControlPlane,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +59,9 @@ impl<'a> Needs<'a> {
         let mut unmet = Vec::new();
         for need in needs {
             let idle = match need {
-                Need::BpfObject | Need::Agent | Need::CargoDeny => !unmet.is_empty(),
+                Need::BpfObject | Need::Agent | Need::CargoDeny | Need::ControlPlane => {
+                    !unmet.is_empty()
+                }
                 Need::LoadBpf | Need::MountBpffs | Need::NetworkNamespaces => !self.machine.root,
                 Need::Root | Need::Program(_) | Need::Component(_) => false,
             };
@@ -94,6 +100,7 @@ impl<'a> Needs<'a> {
                 .map_err(missing("Rust for BPF and bpf-linker"))?
                 .object(project)
                 .map_err(broken),
+            Need::ControlPlane => self.control_plane(),
             Need::Agent => build::agent(project, Profile::Release).map(drop).map_err(broken),
         }
     }
@@ -106,6 +113,17 @@ impl<'a> Needs<'a> {
             .collect();
         packages::install(project, machine, &packages::missing(package)).map_err(missing(name))?;
         available(find(name).is_some(), name)
+    }
+
+    fn control_plane(&self) -> Result<(), Unmet> {
+        let Self { project, machine, answers: _ } = self;
+        let what = missing("etcd, kube-apiserver and kubectl");
+        let control_plane = ControlPlane::of(project).map_err(&what)?;
+        if control_plane.is_there() {
+            return Ok(());
+        }
+        let go = Go::find(project, machine).map_err(&what)?;
+        control_plane.build(project, &go).map_err(broken)
     }
 
     fn component(&self, name: &'static str) -> Result<(), Unmet> {

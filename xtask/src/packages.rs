@@ -60,7 +60,7 @@ pub(crate) const BPF_SUPPORT: &[Package] = &[
     Package {
         name: "ca-certificates",
         brings: Brings::Path("/etc/ssl/certs/ca-certificates.crt"),
-        purpose: "lets cargo download crates",
+        purpose: "lets cargo and Go download",
     },
 ];
 
@@ -75,6 +75,20 @@ pub(crate) const NETWORK: &[Package] = &[
         name: "nftables",
         brings: Brings::Program("nft"),
         purpose: "kube-proxy's address translation in the demo and the tests",
+    },
+];
+
+/// What builds, or fetches what builds, the control plane of the tests.
+pub(crate) const GO: &[Package] = &[
+    Package {
+        name: "golang-go",
+        brings: Brings::Program("go"),
+        purpose: "Go for the control plane of the tests",
+    },
+    Package {
+        name: "ca-certificates",
+        brings: Brings::Path("/etc/ssl/certs/ca-certificates.crt"),
+        purpose: "lets cargo and Go download",
     },
 ];
 

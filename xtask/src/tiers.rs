@@ -46,6 +46,19 @@ const NETWORKS: &[Need] = &[
     Need::Agent,
 ];
 
+/// What a real API server beside these networks takes.
+const CLUSTER: &[Need] = &[
+    Need::Root,
+    Need::LoadBpf,
+    Need::MountBpffs,
+    Need::NetworkNamespaces,
+    Need::Program("ip"),
+    Need::Program("nft"),
+    Need::BpfObject,
+    Need::Agent,
+    Need::ControlPlane,
+];
+
 pub(crate) const TIERS: &[Tier] = &[
     Tier {
         name: "lint",
@@ -100,6 +113,12 @@ pub(crate) const TIERS: &[Tier] = &[
             "--test",
             "agent_*",
         ])],
+    },
+    Tier {
+        name: "cluster",
+        proves: "the agent and deploy/ against a real API server",
+        needs: CLUSTER,
+        steps: &[Step::Tests(&["--workspace", "--test", "cluster_*"])],
     },
     Tier {
         name: "demo",
