@@ -25,6 +25,7 @@
 //!    [`onlooker::Onlooker`] is somebody else's program behind ours.
 //! 7. [`packets`] makes any packet by hand and reads any back, [`raw`] sends and catches them.
 //! 8. [`control_plane`] is a real API server for the nodes of a topology, or by itself.
+//!    [`container`] runs the image on a node.
 //! 9. [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above.
 //!
 //! ```no_run
@@ -49,6 +50,7 @@ pub mod addresses;
 pub mod agent;
 mod arrivals;
 pub mod cleanup;
+pub mod container;
 pub mod control_plane;
 pub mod counted;
 pub mod exec;
