@@ -228,6 +228,12 @@ pub fn clean(places: &Places) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// Waits for SIGTERM or SIGINT.
+pub async fn stopped() -> Result<(), AgentError> {
+    Stop::new()?.asked().await;
+    Ok(())
+}
+
 async fn wait_until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,

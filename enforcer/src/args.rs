@@ -23,7 +23,7 @@ pub enum Command {
     /// Watch the source and enforce it until a signal comes; what is enforced stays.
     Run(Box<Run>),
     /// Detach and remove everything, and forget the state.
-    Clean(Places),
+    Clean(Clean),
 }
 
 /// Where things are kept.
@@ -35,6 +35,17 @@ pub struct Places {
     /// Folder for what was enforced last.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/enforcer")]
     pub state: PathBuf,
+}
+
+/// Options of `enforcer clean`.
+#[derive(Debug, Args)]
+pub struct Clean {
+    /// Where things are kept.
+    #[command(flatten)]
+    pub places: Places,
+    /// Then wait for a signal, as a DaemonSet asks of its containers.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Options of `enforcer run`.

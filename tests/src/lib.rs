@@ -26,6 +26,7 @@
 //! 7. [`packets`] makes any packet by hand and reads any back, [`raw`] sends and catches them.
 //! 8. [`control_plane`] is a real API server for the nodes of a topology, or by itself;
 //!    [`watched`] is a stage whose agents read it with the rights that `deploy/base` gives them.
+//!    [`container`] runs the image on a node.
 //! 9. [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above.
 //!
 //! ```no_run
@@ -50,6 +51,7 @@ pub mod addresses;
 pub mod agent;
 mod arrivals;
 pub mod cleanup;
+pub mod container;
 pub mod control_plane;
 pub mod counted;
 pub mod exec;

@@ -12,6 +12,7 @@ mod child;
 mod control_plane;
 mod demo;
 mod go;
+mod image;
 mod machine;
 mod needs;
 mod outcome;
@@ -77,6 +78,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Build the container image for this machine and those that it can build for
+    Image,
     /// Build etcd, kube-apiserver and kubectl for the tests, once, and print their folder
     ControlPlane,
     /// Format, clippy, dependency rules: the tier `lint`
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Command::Test { tiers, args } => test::run(&project, &tiers, &args),
         Command::Bench { part, args } => bench::run(&project, &part, &args),
         Command::Debug { args } => demo::debug(&project, &args),
+        Command::Image => image::run(&project),
         Command::ControlPlane => control_plane::run(&project),
         Command::Lint => test::run(&project, &["lint".to_owned()], &[]),
     };

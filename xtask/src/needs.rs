@@ -9,8 +9,9 @@ use crate::build::{self, BpfBuilder, Profile};
 use crate::child::{announce, ask, cargo, program, run_as_progress};
 use crate::control_plane::ControlPlane;
 use crate::go::Go;
+use crate::image::{self, Architecture};
 use crate::machine::{Machine, find};
-use crate::packages::{self, Brings, NETWORK, RUST_LINTS};
+use crate::packages::{self, Brings, CONTAINERS, NETWORK, RUST_LINTS};
 use crate::project::Project;
 use crate::tools::cargo_deny;
 
@@ -29,6 +30,8 @@ pub(crate) enum Need {
     CargoDeny,
     BpfObject,
     Agent,
+    /// The image for this machine, as an archive.
+    Image,
     /// etcd, kube-apiserver and kubectl.
     ControlPlane,
 }
@@ -59,9 +62,11 @@ impl<'a> Needs<'a> {
         let mut unmet = Vec::new();
         for need in needs {
             let idle = match need {
-                Need::BpfObject | Need::Agent | Need::CargoDeny | Need::ControlPlane => {
-                    !unmet.is_empty()
-                }
+                Need::BpfObject
+                | Need::Agent
+                | Need::CargoDeny
+                | Need::ControlPlane
+                | Need::Image => !unmet.is_empty(),
                 Need::LoadBpf | Need::MountBpffs | Need::NetworkNamespaces => !self.machine.root,
                 Need::Root | Need::Program(_) | Need::Component(_) => false,
             };
@@ -100,6 +105,9 @@ impl<'a> Needs<'a> {
                 .map_err(missing("Rust for BPF and bpf-linker"))?
                 .object(project)
                 .map_err(broken),
+            Need::Image => {
+                image::build(project, machine, Architecture::here()).map(drop).map_err(broken)
+            }
             Need::ControlPlane => self.control_plane(),
             Need::Agent => build::agent(project, Profile::Release).map(drop).map_err(broken),
         }
@@ -109,6 +117,7 @@ impl<'a> Needs<'a> {
         let Self { project, machine, answers: _ } = self;
         let package: Vec<_> = NETWORK
             .iter()
+            .chain(CONTAINERS)
             .filter(|package| matches!(package.brings, Brings::Program(program) if program == name))
             .collect();
         packages::install(project, machine, &packages::missing(package)).map_err(missing(name))?;

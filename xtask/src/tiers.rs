@@ -59,6 +59,21 @@ const CLUSTER: &[Need] = &[
     Need::ControlPlane,
 ];
 
+/// What containers on these networks take.
+const CONTAINERS: &[Need] = &[
+    Need::Root,
+    Need::LoadBpf,
+    Need::MountBpffs,
+    Need::NetworkNamespaces,
+    Need::Program("ip"),
+    Need::Program("nft"),
+    Need::Program("podman"),
+    Need::Program("runc"),
+    Need::BpfObject,
+    Need::Agent,
+    Need::Image,
+];
+
 pub(crate) const TIERS: &[Tier] = &[
     Tier {
         name: "lint",
@@ -119,6 +134,12 @@ pub(crate) const TIERS: &[Tier] = &[
         proves: "the agent and deploy/ against a real API server",
         needs: CLUSTER,
         steps: &[Step::Tests(&["--workspace", "--test", "cluster_*"])],
+    },
+    Tier {
+        name: "image",
+        proves: "the container image with the capabilities of deploy/ and no others",
+        needs: CONTAINERS,
+        steps: &[Step::Tests(&["--workspace", "--test", "image_*"])],
     },
     Tier {
         name: "demo",
