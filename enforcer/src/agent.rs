@@ -14,6 +14,7 @@ use enforcer_policy::model::{Snapshot, ThisNode};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     args::{self, Places, Run},
     kernel::{self, CounterTable, Kernel, KernelError},
-    node,
+    node::{self, NodeState},
     observe::{self, Metrics, events, lease},
     reconcile::{Reconciler, Report},
     source::{
@@ -88,6 +89,9 @@ impl Status {
         for (interface, why) in &report.unguarded {
             reasons.push(format!("interface {interface} is not guarded: {why}"));
         }
+        for interface in &report.attaching {
+            reasons.push(format!("interface {} is about to be guarded", interface.name));
+        }
         if report.enforced.is_some() && report.guarded.is_empty() {
             reasons.push("no interface is guarded".to_owned());
         }
@@ -121,7 +125,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let state = State::open(&run.places.state)?;
     let former = state.load();
     let mut source = Source::open(choice(&run)?, former.as_ref()).await?;
-    let kernel = Kernel::open(&run.places.bpffs)?;
+    let kernel = Kernel::open_attaching(&run.places.bpffs, run.attach)?;
     let listener = observe::bind(run.listen)
         .await
         .map_err(|source| AgentError::Listen { address: run.listen, source })?;
@@ -143,27 +147,45 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     tasks.close();
 
     let mut objects = source.current();
+    let mut due = Due::Image;
+    let mut known = Arc::default();
     loop {
         publish_node_addresses(&node_addresses, &objects, &run.node, reconciler.former());
         let seen = node_states.borrow_and_update().clone();
-        let this_node = ThisNode { name: run.node.clone(), addresses: seen.addresses.clone() };
-        let before = reconciler.former().cloned();
-        let report = if objects.unread && before.is_none() {
+        due = due.max(Due::of(&known, &seen));
+        let report = match due {
             // Nothing is known, so nothing is changed, an image that is in force included.
-            Report { problems: objects.problems.iter().cloned().collect(), ..Report::default() }
-        } else {
-            reconciler.reconcile(&objects, &this_node, &seen)
+            _ if objects.unread && reconciler.former().is_none() => unread(&objects),
+            Due::Image => {
+                let before = reconciler.former().cloned();
+                let this_node = this_node(&run.node, &seen);
+                let report = reconciler.reconcile(&objects, &this_node, &seen);
+                save(&saved, before.as_ref(), reconciler.former());
+                report
+            }
+            Due::Interfaces => reconciler.guard(&seen),
+            Due::Rest => reconciler.proceed(),
         };
+        known = seen;
         log(&status.borrow().report, &report);
-        save(&saved, before.as_ref(), reconciler.former());
         let again = report.retry.then(|| Instant::now() + RETRY);
+        let after_failure = if report.failure.is_some() { Due::Image } else { Due::Interfaces };
         status.send_replace(Arc::new(Status { report, source_stale_since: objects.stale_since }));
-        tokio::select! {
+        // In this order: what is left over of the last plan waits for all news.
+        due = tokio::select! {
+            biased;
             () = stop.asked() => break,
-            changed = source.changed() => objects = changed,
-            watched = node_states.changed() => watched.map_err(|_| node::NodeError::Ended)?,
-            () = wait_until(again) => {}
-        }
+            changed = source.changed() => {
+                objects = changed;
+                Due::Image
+            }
+            watched = node_states.changed() => {
+                watched.map_err(|_| node::NodeError::Ended)?;
+                Due::Rest
+            }
+            () = yield_now(), if reconciler.is_open() => Due::Rest,
+            () = wait_until(again) => after_failure,
+        };
     }
     tracing::info!("stops; what is enforced stays in force");
     drop(saved);
@@ -224,7 +246,7 @@ fn namespace(run: &Run) -> Option<String> {
 pub fn clean(places: &Places) -> Result<(), AgentError> {
     let removed = kernel::clean(&places.bpffs)?;
     State::clean(&places.state)?;
-    tracing::info!(pins = removed, "removed");
+    tracing::info!(pins_and_filters = removed, "removed");
     Ok(())
 }
 
@@ -232,6 +254,58 @@ pub fn clean(places: &Places) -> Result<(), AgentError> {
 pub async fn stopped() -> Result<(), AgentError> {
     Stop::new()?.asked().await;
     Ok(())
+}
+
+/// What there is to do, the more the greater.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// Steps left over.
+    Rest,
+    /// Interfaces have changed.
+    Interfaces,
+    /// Something that the image depends on has changed.
+    Image,
+}
+
+impl Due {
+    /// What a change of the node makes necessary.
+    fn of(known: &NodeState, seen: &NodeState) -> Self {
+        let NodeState {
+            addresses,
+            local_ranges,
+            tunnel_peers,
+            connected,
+            interfaces,
+            missing,
+            unguardable,
+        } = seen;
+        let same_image = *addresses == known.addresses
+            && *local_ranges == known.local_ranges
+            && *tunnel_peers == known.tunnel_peers
+            && *connected == known.connected;
+        let same_interfaces = *interfaces == known.interfaces
+            && *missing == known.missing
+            && *unguardable == known.unguardable;
+        match (same_image, same_interfaces) {
+            (false, _) => Self::Image,
+            (true, false) => Self::Interfaces,
+            (true, true) => Self::Rest,
+        }
+    }
+}
+
+/// What there is to report before the source has said anything.
+fn unread(objects: &Objects) -> Report {
+    Report { problems: objects.problems.iter().cloned().collect(), ..Report::default() }
+}
+
+fn this_node(name: &str, seen: &NodeState) -> ThisNode {
+    ThisNode {
+        name: name.to_owned(),
+        addresses: seen.addresses.clone(),
+        tunnel_peers: seen.tunnel_peers.clone(),
+        connected: seen.connected.clone(),
+    }
 }
 
 async fn wait_until(at: Option<Instant>) {
@@ -272,12 +346,12 @@ fn save(
 
 /// One line per change, and one per problem that is new or mended.
 fn log(former: &Report, report: &Report) {
-    if report.steps > 0 {
+    if report.steps > 0 || (former.enforced.is_none() && report.enforced.is_some()) {
         tracing::info!(
             revision = %report.wanted,
             clusters = report.counters.len(),
             frontends = report.frontends,
-            interfaces = report.guarded.len(),
+            interfaces = report.guarded.len() + report.attaching.len(),
             took = ?report.took,
             "image in force"
         );
@@ -287,6 +361,9 @@ fn log(former: &Report, report: &Report) {
     }
     for problem in new(&report.problems, &former.problems) {
         tracing::info!(%problem, "mended");
+    }
+    if !former.attaching.is_empty() && report.attaching.is_empty() {
+        tracing::info!(interfaces = report.guarded.len(), "programs are attached");
     }
     for (interface, why) in new(&former.unguarded, &report.unguarded) {
         tracing::warn!(interface, why, "not guarded");

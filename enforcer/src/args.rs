@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use enforcer_policy::model::{ExemptSeed, Options, SeedDefaults};
 use ipnet::IpNet;
 
-use crate::{node::Selection, source::kubernetes::Hold};
+use crate::{kernel::Attach, node::Selection, source::kubernetes::Hold};
 
 /// Enforces in the kernel of a seed node who may reach each user cluster's API server.
 #[derive(Debug, Parser)]
@@ -61,6 +61,9 @@ pub struct Run {
     /// Interfaces to guard: `auto`, or names separated by commas.
     #[arg(long, value_name = "NAMES", default_value = "auto")]
     pub interfaces: Selection,
+    /// How programs are attached.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub attach: Attach,
     /// Where things are kept.
     #[command(flatten)]
     pub places: Places,
@@ -112,6 +115,7 @@ impl Run {
             },
             exempt: self.exempt.iter().map(IpNet::trunc).collect(),
             exempt_seed: self.exempt_seed,
+            ..Options::default()
         }
     }
 }
@@ -196,6 +200,7 @@ mod tests {
         let run = run(&[]).unwrap();
         assert_eq!(run.source, Source::Manifests("/etc/kkp".into()));
         assert_eq!(run.interfaces, Selection::Auto);
+        assert_eq!(run.attach, Attach::Auto);
         assert_eq!(run.places.bpffs, PathBuf::from("/sys/fs/bpf/enforcer"));
         assert_eq!(run.listen.to_string(), "127.0.0.1:9464");
         assert_eq!(run.policy(), Options::default());

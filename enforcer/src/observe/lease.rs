@@ -140,7 +140,10 @@ fn annotations(status: &Status) -> BTreeMap<String, String> {
 mod tests {
     use std::time::SystemTime;
 
-    use enforcer_policy::plan::{Interface, LinkLayer};
+    use enforcer_policy::{
+        model::Side,
+        plan::{Interface, LinkLayer},
+    };
 
     use super::*;
     use crate::reconcile::Report;
@@ -155,8 +158,12 @@ mod tests {
         status.source_stale_since = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1500));
         let wanted = status.report.wanted;
         status.report = Report { enforced: Some(wanted), ..Report::default() };
-        status.report.guarded =
-            vec![Interface { index: 2, name: "eth0".to_owned(), link: LinkLayer::Ethernet }];
+        status.report.guarded = vec![Interface {
+            index: 2,
+            name: "eth0".to_owned(),
+            link: LinkLayer::Ethernet,
+            side: Side::Uplink,
+        }];
         assert_eq!(
             get(&status, "enforcer.k8c.io/stale-since").as_deref(),
             Some("1970-01-01T00:00:01Z")

@@ -13,7 +13,15 @@ use crate::source::{objects::Kind, store::Key};
 
 /// The objects of a watch that the snapshot was made from.
 pub(super) fn of(former: &Snapshot, watch: &Watch) -> BTreeSet<Key> {
-    let Snapshot { options: _, seed, clusters, nodes, this_node: _ } = former;
+    let Snapshot {
+        options: _,
+        seed,
+        clusters,
+        shared_proxy,
+        shared_proxy_pods,
+        nodes,
+        this_node: _,
+    } = former;
     let clusters = clusters.values();
     match watch.kind {
         Kind::Cluster => clusters.map(|cluster| Key::new("", &cluster.id.0)).collect(),
@@ -23,7 +31,7 @@ pub(super) fn of(former: &Snapshot, watch: &Watch) -> BTreeSet<Key> {
         }
         Kind::Namespace => clusters.map(|cluster| Key::new("", &cluster.namespace)).collect(),
         Kind::Service => {
-            let services = clusters.flat_map(|cluster| &cluster.frontends);
+            let services = clusters.flat_map(|cluster| &cluster.frontends).chain(shared_proxy);
             let services = services.map(|frontend| &frontend.service).filter(|service| {
                 let of_namespace = |namespace: &String| *namespace == service.namespace;
                 watch.object.is_none_or(|name| name == service.name)
@@ -33,7 +41,10 @@ pub(super) fn of(former: &Snapshot, watch: &Watch) -> BTreeSet<Key> {
         }
         Kind::EndpointSlice => {
             let reached = clusters.filter(|cluster| !cluster.api_server_pods.is_empty());
-            reached.map(|Cluster { namespace, .. }| Key::new(namespace, "")).collect()
+            let reached = reached.map(|Cluster { namespace, .. }| namespace);
+            let shared = shared_proxy.iter().filter(|_| !shared_proxy_pods.is_empty());
+            let shared = shared.map(|frontend| &frontend.service.namespace);
+            reached.chain(shared).map(|namespace| Key::new(namespace, "")).collect()
         }
         Kind::Node => nodes.keys().map(|name| Key::new("", name)).collect(),
         Kind::ClusterTemplate | Kind::Pod => BTreeSet::new(),
