@@ -283,52 +283,62 @@ fn is_opened<A: Address, T: Tables>(flow: &Flow<A>, tables: &T) -> bool {
     }
 }
 
-/// The connection that an outgoing packet opens from a guarded port of the node, if it does: its
-/// replies are addressed like a client's packets to that port.
+/// Looks at a packet that leaves the node: if it opens a connection from a guarded port of the node,
+/// that is handed to `remember`, since replies are addressed like a client's packets to that port.
 #[inline(always)]
-pub fn opens<P: Packet, T: Tables>(
+pub fn watch<P: Packet, T: Tables>(
     packet: &P,
     link: Link,
     depth: Depth,
     tables: &T,
-) -> Result<Option<Opened>, DepthError> {
-    Ok(match parse(packet, link, depth) {
-        Parsed::Unjudged => None,
-        Parsed::Unclear => return Err(DepthError),
-        Parsed::V4(flow) => opened_by(packet, &flow, tables),
-        Parsed::V6(flow) => opened_by(packet, &flow, tables),
-    })
+    remember: impl FnOnce(&Opened),
+) -> Watched {
+    match parse(packet, link, depth) {
+        Parsed::Unjudged => {}
+        Parsed::Unclear => return Watched::Unclear,
+        Parsed::V4(flow) => watch_flow(packet, &flow, tables, remember),
+        Parsed::V6(flow) => watch_flow(packet, &flow, tables, remember),
+    }
+    Watched::Done
 }
 
-/// The depth cannot tell, see [`Parsed::Unclear`].
+/// Whether a depth could tell what an outgoing packet does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DepthError;
+pub enum Watched {
+    /// It could.
+    Done,
+    /// It could not, see [`Parsed::Unclear`].
+    Unclear,
+}
 
 #[inline(always)]
-fn opened_by<P: Packet, A: Address, T: Tables>(
+fn watch_flow<P: Packet, A: Address, T: Tables>(
     packet: &P,
     flow: &Flow<A>,
     tables: &T,
-) -> Option<Opened> {
+    remember: impl FnOnce(&Opened),
+) {
     let Transport::Ports { protocol: Protocol::Tcp, source: port, destination, .. } =
         flow.transport
     else {
-        return None;
+        return;
     };
     let image = tables.image();
     if !tables::port_is_guarded(image, Protocol::Tcp as u32, u32::from(port)) {
-        return None;
+        return;
     }
     match segment(packet, &flow.transport) {
         Segment::Open | Segment::OpenData => {}
-        Segment::Bare | Segment::Data => return None,
+        Segment::Bare | Segment::Data => return,
     }
-    flow.source.is_node(image).then(|| Opened {
-        remote: flow.destination.mapped(),
-        local: flow.source.mapped(),
-        ports: u32::from(destination) << 16 | u32::from(port),
-        reserved: 0,
-    })
+    if flow.source.is_node(image) {
+        remember(&Opened {
+            remote: flow.destination.mapped(),
+            local: flow.source.mapped(),
+            ports: u32::from(destination) << 16 | u32::from(port),
+            reserved: 0,
+        });
+    }
 }
 
 /// What `decide` asks of an address of either family.

@@ -11,7 +11,10 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use enforcer_ebpf::{decide::Side, parse::Link};
+use enforcer_ebpf::{
+    decide::{Side, Watched},
+    parse::Link,
+};
 
 /// What comes in on an uplink or tunnel with an Ethernet header.
 #[classifier]
@@ -52,13 +55,19 @@ pub(crate) fn ingress_pod_raw(ctx: TcContext) -> i32 {
 /// What leaves on a device with an Ethernet header.
 #[classifier]
 pub(crate) fn egress_ethernet(ctx: TcContext) -> i32 {
-    outgoing(&ctx, Link::Ethernet)
+    match watch(&ctx, Link::Ethernet) {
+        Watched::Done => TC_ACT_UNSPEC,
+        Watched::Unclear => watch_full_ethernet(ctx.as_ptr().cast()),
+    }
 }
 
 /// What leaves on a device without a link header.
 #[classifier]
 pub(crate) fn egress_raw(ctx: TcContext) -> i32 {
-    outgoing(&ctx, Link::Raw)
+    match watch(&ctx, Link::Raw) {
+        Watched::Done => TC_ACT_UNSPEC,
+        Watched::Unclear => watch_full_raw(ctx.as_ptr().cast()),
+    }
 }
 
 #[inline(always)]
@@ -67,10 +76,10 @@ fn common(ctx: &TcContext, side: Side, link: Link) -> Option<i32> {
 }
 
 #[inline(always)]
-fn outgoing(ctx: &TcContext, link: Link) -> i32 {
+fn watch(ctx: &TcContext, link: Link) -> Watched {
     match maps::CurrentImage::get() {
-        Some(image) => program::outgoing(ctx, link, &image),
-        None => TC_ACT_UNSPEC,
+        Some(image) => program::watch_common(ctx, link, &image),
+        None => Watched::Done,
     }
 }
 
@@ -96,6 +105,26 @@ fn full_pod_ethernet(ctx: *mut __sk_buff) -> i32 {
 #[inline(never)]
 fn full_pod_raw(ctx: *mut __sk_buff) -> i32 {
     full(ctx, Side::Pod, Link::Raw)
+}
+
+/// See [`full_uplink_ethernet`].
+#[inline(never)]
+fn watch_full_ethernet(ctx: *mut __sk_buff) -> i32 {
+    watch_full(ctx, Link::Ethernet)
+}
+
+/// See [`full_uplink_ethernet`].
+#[inline(never)]
+fn watch_full_raw(ctx: *mut __sk_buff) -> i32 {
+    watch_full(ctx, Link::Raw)
+}
+
+#[inline(always)]
+fn watch_full(ctx: *mut __sk_buff, link: Link) -> i32 {
+    if let Some(image) = maps::CurrentImage::get() {
+        program::watch_full(&TcContext::new(ctx), link, &image);
+    }
+    TC_ACT_UNSPEC
 }
 
 #[inline(always)]

@@ -367,9 +367,10 @@ fn transport(protocol: Protocol, ports: &Ports, whole: bool, at: u32, end: u32) 
 /// What the packet does in its connection; what cannot be told counts as data.
 #[inline(always)]
 pub fn segment<P: Packet>(packet: &P, transport: &Transport) -> Segment {
-    let Transport::Ports { protocol: Protocol::Tcp, at, end, .. } = *transport else {
+    let Transport::Ports { protocol: Protocol::Tcp, source, at, end, .. } = *transport else {
         return Segment::Data;
     };
+    let at = forgotten(at, source);
     let Some([length, flags]) = packet.load::<[u8; 2]>(at + TCP_LENGTH_AND_FLAGS) else {
         return Segment::Data;
     };

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use enforcer_ebpf::{
-    decide::{Action, Judgement, Reason, Side, Verdict, judge, opens},
+    decide::{Action, Judgement, Reason, Side, Verdict, Watched, judge, watch},
     parse::{Depth, Link, Packet},
     tables::Tables,
 };
@@ -43,17 +43,19 @@ pub(crate) fn full<T: Tables>(ctx: &TcContext, side: Side, link: Link, tables: &
     }
 }
 
-/// Remembers the connection that an outgoing packet opens from a guarded port. Lets every packet pass.
+/// Remembers the connection that an outgoing packet opens from a guarded port; says whether the
+/// common depth could tell. Every outgoing packet passes.
 #[inline(always)]
-pub(crate) fn outgoing<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> i32 {
-    let opened = opens(&Direct::of(ctx), link, Depth::Common, tables).or_else(|_| {
-        make_readable(ctx);
-        opens(&Direct::of(ctx), link, Depth::Full, tables)
-    });
-    if let Ok(Some(connection)) = opened {
-        maps::remember(&connection);
-    }
-    TC_ACT_UNSPEC
+pub(crate) fn watch_common<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> Watched {
+    watch(&Direct::of(ctx), link, Depth::Common, tables, maps::remember)
+}
+
+/// The same in full, with the headers made readable first.
+#[inline(always)]
+pub(crate) fn watch_full<T: Tables>(ctx: &TcContext, link: Link, tables: &T) {
+    make_readable(ctx);
+    // What is unclear when all of it is readable opens nothing.
+    let _ = watch(&Direct::of(ctx), link, Depth::Full, tables, maps::remember);
 }
 
 #[inline(always)]

@@ -114,6 +114,9 @@ impl Status {
 /// Time after which a failed attempt is made again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Time that a change of the objects waits for a look at the node; mostly a few milliseconds.
+const CATCH_UP: Duration = Duration::from_millis(30);
+
 /// `enforcer run`
 pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut stop = Stop::new()?;
@@ -121,6 +124,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         options: run.policy(),
         seed_name: run.seed.clone(),
         kubermatic_namespace: run.kubermatic_namespace.clone(),
+        guard_pods: run.guard_pods(),
     };
     let state = State::open(&run.places.state)?;
     let former = state.load();
@@ -149,6 +153,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut objects = source.current();
     let mut due = Due::Image;
     let mut known = Arc::default();
+    let mut again = None;
     loop {
         publish_node_addresses(&node_addresses, &objects, &run.node, reconciler.former());
         let seen = node_states.borrow_and_update().clone();
@@ -168,7 +173,10 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         };
         known = seen;
         log(&status.borrow().report, &report);
-        let again = report.retry.then(|| Instant::now() + RETRY);
+        // News does not put off what is already due.
+        let now = Instant::now();
+        let later = || again.filter(|at| *at > now).unwrap_or(now + RETRY);
+        again = report.retry.then(later);
         let after_failure = if report.failure.is_some() { Due::Image } else { Due::Interfaces };
         status.send_replace(Arc::new(Status { report, source_stale_since: objects.stale_since }));
         // In this order: what is left over of the last plan waits for all news.
@@ -177,6 +185,8 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
             () = stop.asked() => break,
             changed = source.changed() => {
                 objects = changed;
+                // Objects may speak of an address that the node has had for a moment.
+                node.catch_up(CATCH_UP).await;
                 Due::Image
             }
             watched = node_states.changed() => {

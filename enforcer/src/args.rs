@@ -3,10 +3,14 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use enforcer_policy::model::{ExemptSeed, Options, SeedDefaults};
+use enforcer_policy::model::{ExemptSeed, LoadBalancerRanges, Options, ProbeRanges, SeedDefaults};
 use ipnet::IpNet;
 
-use crate::{kernel::Attach, node::Selection, source::kubernetes::Hold};
+use crate::{
+    kernel::Attach,
+    node::Selection,
+    source::{GuardPods, kubernetes::Hold},
+};
 
 /// Enforces in the kernel of a seed node who may reach each user cluster's API server.
 #[derive(Debug, Parser)]
@@ -76,6 +80,26 @@ pub struct Run {
     /// Seed addresses that every list admits: `nodes`, `pods`, `nodes,pods` or `none`.
     #[arg(long, value_name = "WHICH", default_value = "nodes,pods", value_parser = exempt_seed)]
     pub exempt_seed: ExemptSeed,
+    /// Load balancers that deliver from their own addresses and enforce the lists themselves.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Who may open and close TCP connections, without sending data, though no list admits it: ranges,
+    /// `published` (those of big providers' health checks), `connected` (the subnets of the uplinks),
+    /// or `none`.
+    #[arg(
+        long,
+        value_name = "CIDR,...",
+        default_value = "published,connected",
+        value_parser = probe_ranges
+    )]
+    pub probe_ranges: ProbeRanges,
+    /// Where the Seed's load balancer ranges count besides strategy LoadBalancer.
+    #[arg(long, value_enum, default_value = "proxies")]
+    pub lb_ranges: LbRangesOption,
+    /// Whether pod addresses are guarded as destinations. `auto`: where all pods lie in known ranges,
+    /// or a load balancer targets pods.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub guard_pods: GuardPodsOption,
     /// Whether the Seed's default ranges also restrict clusters without a list of their own.
     #[arg(long, value_enum, default_value = "appended")]
     pub seed_defaults: SeedDefaultsOption,
@@ -115,7 +139,22 @@ impl Run {
             },
             exempt: self.exempt.iter().map(IpNet::trunc).collect(),
             exempt_seed: self.exempt_seed,
-            ..Options::default()
+            lb_ranges: match self.lb_ranges {
+                LbRangesOption::Proxies => LoadBalancerRanges::Proxies,
+                LbRangesOption::Everywhere => LoadBalancerRanges::Everywhere,
+            },
+            trusted_proxies: self.trusted_proxies.iter().map(IpNet::trunc).collect(),
+            probes: self.probe_ranges.clone(),
+        }
+    }
+
+    /// Whether pod addresses are guarded as destinations.
+    #[must_use]
+    pub fn guard_pods(&self) -> GuardPods {
+        match self.guard_pods {
+            GuardPodsOption::Auto => GuardPods::Auto,
+            GuardPodsOption::On => GuardPods::On,
+            GuardPodsOption::Off => GuardPods::Off,
         }
     }
 }
@@ -153,6 +192,26 @@ pub enum SeedDefaultsOption {
     Always,
 }
 
+/// `--lb-ranges`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LbRangesOption {
+    /// As KKP does: on the shared nodeport-proxy.
+    Proxies,
+    /// On every frontend, direct nodePorts included.
+    Everywhere,
+}
+
+/// `--guard-pods`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GuardPodsOption {
+    /// Where all pods lie in known ranges, or a load balancer targets pods.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
 /// `--log-format`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -183,6 +242,24 @@ fn hold(text: &str) -> Result<Hold, &'static str> {
     percent.map(|percent| Hold { percent }).ok_or("write a share from 0% to 100%")
 }
 
+fn probe_ranges(text: &str) -> Result<ProbeRanges, &'static str> {
+    let mut probes = ProbeRanges::NONE;
+    if text == "none" {
+        return Ok(probes);
+    }
+    for word in text.split(',') {
+        match word {
+            "published" => probes.ranges.extend(ProbeRanges::PUBLISHED),
+            "connected" => probes.connected = true,
+            range => match range.parse::<IpNet>() {
+                Ok(net) => probes.ranges.push(net.trunc()),
+                Err(_) => return Err("write none, or any of published, connected and CIDR,..."),
+            },
+        }
+    }
+    Ok(probes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +281,7 @@ mod tests {
         assert_eq!(run.places.bpffs, PathBuf::from("/sys/fs/bpf/enforcer"));
         assert_eq!(run.listen.to_string(), "127.0.0.1:9464");
         assert_eq!(run.policy(), Options::default());
+        assert_eq!(run.guard_pods(), GuardPods::Auto);
     }
 
     #[test]
@@ -226,6 +304,28 @@ mod tests {
     }
 
     #[test]
+    fn probe_ranges_are_published_ones_the_uplinks_subnets_and_ones_own() {
+        let probes = |text| run(&["--probe-ranges", text]).unwrap().policy().probes;
+        assert_eq!(probes("none"), ProbeRanges::NONE);
+        assert_eq!(probes("connected"), ProbeRanges { ranges: [].into(), connected: true });
+        assert_eq!(probes("published,connected"), ProbeRanges::default());
+        let own = ["10.0.0.0/8", "fd00::/64"].map(|net| net.parse().unwrap());
+        let expected = ProbeRanges { ranges: own.into(), connected: false };
+        assert_eq!(probes("10.1.2.3/8,fd00::1/64"), expected);
+    }
+
+    #[test]
+    fn proxies_ranges_of_load_balancers_and_pods_are_chosen() {
+        let run =
+            run(&["--trusted-proxies=10.1.2.3/8", "--lb-ranges=everywhere", "--guard-pods=off"])
+                .unwrap();
+        let options = run.policy();
+        assert_eq!(options.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(options.lb_ranges, LoadBalancerRanges::Everywhere);
+        assert_eq!(run.guard_pods(), GuardPods::Off);
+    }
+
+    #[test]
     fn what_is_not_understood_is_an_error() {
         for wrong in [
             ["--source", "kubernetes="],
@@ -234,6 +334,12 @@ mod tests {
             ["--exempt-seed", "all"],
             ["--hold-below", "101%"],
             ["--hold-below", "50"],
+            ["--probe-ranges", ""],
+            ["--probe-ranges", "none,connected"],
+            ["--probe-ranges", "10.0.0.0"],
+            ["--trusted-proxies", "proxy.example.com"],
+            ["--lb-ranges", "nowhere"],
+            ["--guard-pods", "yes"],
             ["--mode", "audit"],
         ] {
             assert!(run(&wrong).is_err(), "{wrong:?}");

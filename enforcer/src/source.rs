@@ -1,9 +1,9 @@
 //! Where the objects come from, and what they mean.
 //!
 //! Input: [`Objects`], the seed's objects as far as they can be read, from a folder of manifests
-//! ([`Manifests`]) or from the seed's API ([`Kubernetes`]). Output: the [`Snapshot`](enforcer_policy::model::Snapshot) that
-//! decisions are made from, and what is wrong with the input ([`translate()`]). Invariant: an error
-//! in the input never looks like a deletion, nor like the absence of a restriction.
+//! ([`Manifests`]) or from the seed's API ([`Kubernetes`]). Output: the [`Snapshot`] that decisions are
+//! made from, and what is wrong with the input ([`translate()`]). Invariant: an error in the input
+//! never looks like a deletion, nor like the absence of a restriction.
 
 pub mod kubernetes;
 pub mod manifests;
@@ -19,7 +19,7 @@ pub use self::{
     kubernetes::{AccessError, Kubernetes},
     manifests::{Manifests, SourceError},
     store::Objects,
-    translate::{Settings, Translated, translate},
+    translate::{GuardPods, Settings, Translated, translate},
 };
 
 /// Where objects come from.

@@ -18,7 +18,7 @@ use std::{
 };
 
 use enforcer::node::{NodeState, NodeWatch, Selection, observe, watch};
-use enforcer_policy::plan::LinkLayer;
+use enforcer_policy::{model::Side, plan::LinkLayer};
 use futures::TryStreamExt;
 use nix::{
     sched::{CloneFlags, unshare},
@@ -75,7 +75,7 @@ fn ip(batch: &str) {
 
 struct Watched {
     states: channel::Receiver<Arc<NodeState>>,
-    _watch: NodeWatch,
+    watch: NodeWatch,
     node_addresses: channel::Sender<BTreeSet<IpAddr>>,
 }
 
@@ -83,7 +83,7 @@ impl Watched {
     async fn new(selection: Selection) -> Self {
         let (node_addresses, receiver) = channel::channel(BTreeSet::new());
         let watch = watch(selection, receiver).await.unwrap();
-        Self { states: watch.states(), _watch: watch, node_addresses }
+        Self { states: watch.states(), watch, node_addresses }
     }
 
     async fn auto() -> Self {
@@ -96,8 +96,14 @@ impl Watched {
         assert!(in_time, "{what}: {:#?}", self.states.borrow());
     }
 
+    /// As uplinks and tunnels.
     async fn guards(&mut self, wanted: &[&str]) {
         self.until(&format!("guards {wanted:?}"), |state| names(state) == wanted).await;
+    }
+
+    async fn guards_pods(&mut self, wanted: &[&str]) {
+        let same = |state: &NodeState| of_side(state, Side::Pod) == wanted;
+        self.until(&format!("guards pods at {wanted:?}"), same).await;
     }
 
     async fn answers_at(&mut self, wanted: &[&str]) {
@@ -147,7 +153,12 @@ impl Record {
 }
 
 fn names(state: &NodeState) -> Vec<&str> {
-    state.interfaces.iter().map(|interface| interface.name.as_str()).collect()
+    of_side(state, Side::Uplink)
+}
+
+fn of_side(state: &NodeState, side: Side) -> Vec<&str> {
+    let interfaces = state.interfaces.iter().filter(|interface| interface.side == side);
+    interfaces.map(|interface| interface.name.as_str()).collect()
 }
 
 #[test]
@@ -262,19 +273,79 @@ fn auto_follows_uplinks_tunnels_and_bridges() {
             far = far.path
         ));
         node.guards(&["up0"]).await;
+        node.guards_pods(&["pod1"]).await;
         ip("link add vx0 type vxlan id 7 dstport 4789\ntuntap add dev tun0 mode tun");
         node.guards(&["up0", "vx0", "tun0"]).await;
-        let layers: Vec<_> = node.states.borrow().interfaces.iter().map(|i| i.link).collect();
-        assert_eq!(layers, [LinkLayer::Ethernet, LinkLayer::Ethernet, LinkLayer::Raw]);
+        let layer = |name: &str| {
+            let state = node.states.borrow();
+            state.interfaces.iter().find(|interface| interface.name == name).unwrap().link
+        };
+        assert_eq!(
+            ["up0", "pod1", "vx0", "tun0"].map(layer),
+            [LinkLayer::Ethernet, LinkLayer::Ethernet, LinkLayer::Ethernet, LinkLayer::Raw]
+        );
         ip("link del vx0\nlink del tun0\nlink add br0 type bridge\nlink set br0 up");
         ip("addr flush dev up0\nlink set up0 master br0\naddr add 192.0.2.1/24 dev br0");
         node.guards(&[]).await;
+        // Without a way out through the bridge, its port is one like those of pods.
+        node.guards_pods(&["up0", "pod1"]).await;
         ip("route add default via 192.0.2.254 dev br0");
         node.guards(&["up0"]).await;
+        node.guards_pods(&["pod1"]).await;
         ip("link set br0 down");
         node.guards(&[]).await;
         node.node_addresses.send(["192.0.2.1".parse().unwrap()].into()).unwrap();
         node.guards(&["up0"]).await;
+    });
+}
+
+#[test]
+fn peers_of_tunnels_and_connected_subnets_follow_neighbours_and_addresses() {
+    alone(|| async {
+        let far = elsewhere();
+        ip(&format!("link add up0 type veth peer name eth0 netns {}\nlink set up0 up", far.path));
+        let mut node = Watched::auto().await;
+        let nets = |nets: &[&str]| -> BTreeSet<_> {
+            nets.iter().map(|net| net.parse().unwrap()).collect()
+        };
+        let peers = |peers: &[&str]| -> BTreeSet<IpAddr> {
+            peers.iter().map(|peer| peer.parse().unwrap()).collect()
+        };
+        ip("addr add 192.0.2.7/24 dev up0\naddr add 2001:db8::7/64 dev up0 nodad");
+        let wanted = nets(&["192.0.2.0/24", "2001:db8::/64"]);
+        node.until("is connected", |state| state.connected == wanted).await;
+        ip("link add vx0 type vxlan id 7 dstport 4789\nlink set vx0 up
+            addr add 10.244.1.0/32 dev vx0
+            neigh add 10.244.2.0 lladdr 02:00:00:00:00:02 dev vx0 nud permanent
+            neigh add 10.244.3.0 lladdr 02:00:00:00:00:03 dev vx0 nud permanent
+            neigh add 192.0.2.1 lladdr 02:00:00:00:00:04 dev up0 nud permanent");
+        let two = peers(&["10.244.2.0", "10.244.3.0"]);
+        node.until("knows both peers", |state| state.tunnel_peers == two).await;
+        ip("neigh del 10.244.2.0 dev vx0");
+        let one = peers(&["10.244.3.0"]);
+        node.until("forgets one", |state| state.tunnel_peers == one).await;
+        ip("neigh replace 10.244.2.0 lladdr 02:00:00:00:00:05 dev vx0 nud permanent");
+        node.until("knows both again", |state| state.tunnel_peers == two).await;
+        ip("link del vx0\naddr del 192.0.2.7/24 dev up0");
+        let wanted = nets(&["2001:db8::/64"]);
+        node.until("has lost both", |state| {
+            state.tunnel_peers.is_empty() && state.connected == wanted
+        })
+        .await;
+    });
+}
+
+#[test]
+fn who_catches_up_sees_what_was_there_before() {
+    alone(|| async {
+        ip("link set lo up");
+        let node = Watched::auto().await;
+        for n in 0..50 {
+            let address = IpAddr::from([192, 0, 2, n]);
+            ip(&format!("addr add {address}/32 dev lo"));
+            node.watch.catch_up(PATIENCE).await;
+            assert!(node.states.borrow().addresses.contains(&address), "{address}");
+        }
     });
 }
 
@@ -324,9 +395,9 @@ fn one_look_sees_what_the_watch_sees() {
 fn the_namespace_is_that_of_the_caller_and_the_thread_ends_with_the_watch() {
     alone(|| async {
         ip("link add only-here type veth peer name far0");
-        let Watched { mut states, _watch, .. } = Watched::new("only-here".parse().unwrap()).await;
+        let Watched { mut states, watch, .. } = Watched::new("only-here".parse().unwrap()).await;
         assert_eq!(names(&states.borrow_and_update()), ["only-here"]);
-        drop(_watch);
+        drop(watch);
         let ended = timeout(PATIENCE, states.changed()).await.unwrap();
         assert!(ended.is_err());
     });

@@ -90,6 +90,11 @@ impl Installation {
         self
     }
 
+    /// Runs agents with these arguments from now on, instead of those added before.
+    pub fn use_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
     /// Runs another build from now on.
     pub fn use_binary(&mut self, binary: &Path) {
         self.binary = binary.into();

@@ -50,7 +50,9 @@ impl Onlooker {
         let program = self.program.as_raw_fd().cast_unsigned();
         bpf(OBJ_PIN, ObjPin { path: address(path.as_ptr()), object: program, flags: 0 })
             .with_context(|| format!("cannot pin {text}"))?;
-        ns.run("tc", &["qdisc", "add", "dev", interface, "clsact"])?;
+        if !ns.run("tc", &["qdisc", "show", "dev", interface])?.contains("clsact") {
+            ns.run("tc", &["qdisc", "add", "dev", interface, "clsact"])?;
+        }
         let filter = ["filter", "add", "dev", interface, "ingress"];
         let added =
             ns.run("tc", &[&filter[..], &["bpf", "direct-action", "pinned", text]].concat());
@@ -75,10 +77,19 @@ impl Onlooker {
 
 /// How many programs hang in the TCX chain of an interface's ingress.
 pub fn tcx_programs(ns: &Netns, interface: &str) -> Result<usize> {
+    chain_length(ns, interface, TCX_INGRESS)
+}
+
+/// How many programs hang in the TCX chain of an interface's egress.
+pub fn tcx_egress_programs(ns: &Netns, interface: &str) -> Result<usize> {
+    chain_length(ns, interface, TCX_EGRESS)
+}
+
+fn chain_length(ns: &Netns, interface: &str, attach: u32) -> Result<usize> {
     let mut ids = [0u32; 64];
     let mut attributes = ProgramQuery {
         target: 0,
-        attach: TCX_INGRESS,
+        attach,
         query_flags: 0,
         attach_flags: 0,
         ids: address(ids.as_mut_ptr()),
@@ -118,6 +129,7 @@ const OBJ_PIN: libc::c_long = 6;
 const PROGRAM_QUERY: libc::c_long = 16;
 const LINK_CREATE: libc::c_long = 28;
 const TCX_INGRESS: u32 = 46;
+const TCX_EGRESS: u32 = 47;
 const ARRAY: u32 = 2;
 const SCHED_CLS: u32 = 3;
 

@@ -80,28 +80,41 @@ fn kill_9_under_traffic_loses_no_allowed_packet_and_lets_no_denied_one_through()
 #[test]
 fn restarts_under_traffic_lose_no_allowed_packet_and_let_no_denied_one_through() {
     for v6 in [false, true] {
-        let stage = restricted();
-        let installation = stage.installation().unwrap();
-        let mut agent = installation.start().unwrap();
-        let mut talk = conversation(&stage, v6);
-        let before = Counted::now(&agent, "c1").unwrap();
-        let stream = traffic(&stage, v6);
-        let mut restarts = 0;
-        while restarts < 6 || stream.progress().0 < PAIRS {
-            let stopped = if restarts % 2 == 0 { agent.kill() } else { agent.terminate() };
-            stopped.unwrap();
-            agent = installation.start().unwrap();
-            restarts += 1;
-        }
-        let pairs = stream.stop().unwrap();
-        println!("{restarts} restarts");
-        let counted = Counted::now(&agent, "c1").unwrap() - before;
-        // Every pair was counted, by whichever agent's program; the allowed lane warms up besides.
-        assert_eq!(counted.denied, pairs.sent, "{counted:?}");
-        assert!(counted.allowed >= pairs.sent, "{counted:?}");
-        assert_nothing_changed(pairs);
-        assert_eq!(talk.exchange(10_000, LIMIT), Exchange::Completed);
+        restart_under_traffic("auto", v6);
     }
+}
+
+#[test]
+fn restarts_under_traffic_lose_and_let_through_nothing_where_the_kernel_has_clsact_only() {
+    for v6 in [false, true] {
+        restart_under_traffic("clsact", v6);
+    }
+}
+
+fn restart_under_traffic(attach: &str, v6: bool) {
+    let stage = restricted();
+    let installation = stage.installation().unwrap().arguments(&["--attach", attach]);
+    let mut agent = installation.start().unwrap();
+    let mut talk = conversation(&stage, v6);
+    let before = Counted::now(&agent, "c1").unwrap();
+    let stream = traffic(&stage, v6);
+    let mut restarts = 0;
+    while restarts < 6 || stream.progress().0 < PAIRS {
+        let stopped = if restarts % 2 == 0 { agent.kill() } else { agent.terminate() };
+        stopped.unwrap();
+        agent = installation.start().unwrap();
+        restarts += 1;
+    }
+    let pairs = stream.stop().unwrap();
+    println!("{restarts} restarts");
+    let counted = Counted::now(&agent, "c1").unwrap() - before;
+    // Every pair was counted, by whichever agent's program; the allowed lane warms up besides.
+    assert_eq!(counted.denied, pairs.sent, "{counted:?}");
+    assert!(counted.allowed >= pairs.sent, "{counted:?}");
+    assert_nothing_changed(pairs);
+    assert_eq!(talk.exchange(10_000, LIMIT), Exchange::Completed);
+    let tcx = usize::from(attach != "clsact");
+    assert_eq!(tcx_programs(&stage.network.node(NODE).ns, "eth0").unwrap(), tcx);
 }
 
 #[test]

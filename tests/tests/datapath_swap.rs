@@ -15,8 +15,8 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use enforcer::kernel::{Kernel, Pins};
 use enforcer_policy::{
     generate::questions,
-    model::{Protocol, Snapshot},
-    oracle::{Packet as Question, admit},
+    model::{Protocol, Side, Snapshot},
+    oracle::{Packet as Question, Segment, admit},
 };
 use enforcer_tests::{cleanup::Scratch, packets::Packet};
 use judged::enforce;
@@ -71,6 +71,15 @@ impl Traffic<'_> {
     }
 }
 
+/// The question as one about a client's first packet, as [`frame`] makes it.
+fn first_packet(question: Question) -> Question {
+    let segment = match question.protocol {
+        Protocol::Tcp => Segment::Open,
+        Protocol::Udp => Segment::Data,
+    };
+    Question { side: Side::Uplink, segment, answers_node: false, ..question }
+}
+
 fn frame(question: &Question) -> Vec<u8> {
     let from = SocketAddr::new(question.source, 40_000);
     let to = SocketAddr::new(question.destination, question.port);
@@ -86,6 +95,7 @@ fn a_thousand_swaps_under_traffic_are_each_whole() {
     let mut runner = TestRunner::deterministic();
     let snapshots: Vec<_> = (0..SNAPSHOTS)
         .map(|_| questions(PACKETS).new_tree(&mut runner).unwrap().current())
+        .map(|(snapshot, packets)| (snapshot, packets.into_iter().map(first_packet).collect()))
         .collect();
     let mut scratch = Scratch::new("swap").unwrap();
     let bpffs = scratch.bpffs("pins").unwrap();

@@ -251,7 +251,7 @@ pub enum FrontendAddress {
 /// The ways in that KKP opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FrontendKind {
-    /// Load balancer address of `front-loadbalancer`.
+    /// Load balancer address, external IP or address inside the seed of `front-loadbalancer`.
     FrontLoadBalancer,
     /// The nodePorts that Kubernetes gave `front-loadbalancer`.
     FrontLoadBalancerNodePort,
@@ -261,12 +261,12 @@ pub enum FrontendKind {
     KonnectivityNodePort,
     /// nodePort of `openvpn-server`.
     OpenVpnNodePort,
-    /// Load balancer address or external IP of one of the services behind those nodePorts,
-    /// `front-loadbalancer` excepted.
+    /// Load balancer address, external IP or address inside the seed of one of the services behind
+    /// those nodePorts, `front-loadbalancer` excepted.
     ServiceAddress,
     /// A pod behind one of those services, at the port that it listens on.
     PodEndpoint,
-    /// Load balancer address or external IP of the shared `nodeport-proxy`.
+    /// Load balancer address, external IP or address inside the seed of the shared `nodeport-proxy`.
     SharedProxy,
     /// The nodePorts that Kubernetes gave the shared `nodeport-proxy`.
     SharedProxyNodePort,

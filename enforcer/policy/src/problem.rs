@@ -49,7 +49,7 @@ pub enum ProblemKind {
     UnknownSeed,
     /// Two objects of one kind and name: the first is used.
     Duplicate,
-    /// A range list on a cluster whose expose strategy is not enforced by this version.
+    /// Something that is written, or asked for, and has no effect, or not everywhere.
     NotEnforced {
         /// Why.
         reason: String,

@@ -1,4 +1,5 @@
 //! The compiler's rules, read as plainly as they are written, held against the oracle.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 

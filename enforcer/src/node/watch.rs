@@ -18,9 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use enforcer_policy::plan::Interface;
 use tokio::{
-    sync::{oneshot, watch},
-    time::sleep,
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -45,6 +46,7 @@ const BACKOFF: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(
 #[derive(Debug)]
 pub struct NodeWatch {
     states: watch::Receiver<Arc<NodeState>>,
+    asked: mpsc::UnboundedSender<oneshot::Sender<()>>,
     _stop: DropGuard,
 }
 
@@ -53,6 +55,15 @@ impl NodeWatch {
     #[must_use]
     pub fn states(&self) -> watch::Receiver<Arc<NodeState>> {
         self.states.clone()
+    }
+
+    /// Waits until the state is published of a look that began after this call: what the node has
+    /// now is in it. Gives up after `limit`, and where the node cannot be observed.
+    pub async fn catch_up(&self, limit: Duration) {
+        let (done, looked) = oneshot::channel();
+        if self.asked.send(done).is_ok() {
+            let _ = timeout(limit, looked).await;
+        }
     }
 }
 
@@ -81,19 +92,22 @@ pub async fn watch(
 ) -> Result<NodeWatch, NodeError> {
     let stop = CancellationToken::new();
     let (started, first) = oneshot::channel();
-    let inputs = Inputs { selection, node_addresses, stop: stop.clone() };
+    let (asked, questions) = mpsc::unbounded_channel();
+    let inputs = Inputs { selection, node_addresses, asked: questions, stop: stop.clone() };
     let guard = stop.drop_guard();
     thread::Builder::new()
         .name("node".to_owned())
         .spawn(move || run(inputs, started))
         .map_err(NodeError::Thread)?;
     let states = first.await.map_err(|_| NodeError::Ended)??;
-    Ok(NodeWatch { states, _stop: guard })
+    Ok(NodeWatch { states, asked, _stop: guard })
 }
 
 struct Inputs {
     selection: Selection,
     node_addresses: watch::Receiver<BTreeSet<IpAddr>>,
+    /// Who waits for the end of the next look.
+    asked: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     stop: CancellationToken,
 }
 
@@ -190,12 +204,18 @@ impl Inputs {
                 missing,
                 unguardable,
             } = &state;
+            let names = |of: &NodeState, without: &NodeState| -> Vec<String> {
+                let known = |i: &&Interface| !without.interfaces.contains(i);
+                of.interfaces.iter().filter(known).map(|i| i.name.clone()).collect()
+            };
             tracing::info!(
                 addresses = addresses.len(),
                 ?local_ranges,
                 tunnel_peers = tunnel_peers.len(),
                 ?connected,
-                interfaces = ?interfaces.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(),
+                interfaces = interfaces.len(),
+                appeared = ?names(&state, published),
+                vanished = ?names(published, &state),
                 ?missing,
                 unguardable = ?unguardable.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "the node changed"
@@ -252,12 +272,14 @@ impl Session {
     ) -> Option<NodeError> {
         let (mut looked, mut pause, mut due) = (Instant::now(), PAUSE, !settled);
         let mut told = true;
+        let mut askers = Vec::new();
         loop {
             let wait = if due { pause } else { SAFETY }.saturating_sub(looked.elapsed());
             if wait > Duration::ZERO {
                 tokio::select! {
                     biased;
                     () = inputs.stop.cancelled() => return None,
+                    Some(asker) = inputs.asked.recv() => askers.push(asker),
                     changed = self.events.changed(), if !due => match changed {
                         Ok(()) => { due = true; continue }
                         Err(error) => return Some(error),
@@ -274,6 +296,10 @@ impl Session {
                 Ok(look) => {
                     inputs.publish(&look.facts, publisher);
                     due = !look.settled;
+                    for asker in askers.drain(..) {
+                        // One that has given up does not listen any more.
+                        let _: Result<(), ()> = asker.send(());
+                    }
                 }
                 Err(NodeError::Torn { listing }) => {
                     tracing::debug!(%listing, "changing faster than it can be listed");
@@ -296,7 +322,9 @@ mod tests {
     async fn sockets_that_fail_are_opened_again_and_meanwhile_the_last_state_stays() {
         let (addresses, node_addresses) = watch::channel(BTreeSet::new());
         let stop = CancellationToken::new();
-        let mut inputs = Inputs { selection: Selection::Auto, node_addresses, stop: stop.clone() };
+        let (_asked, asked) = mpsc::unbounded_channel();
+        let selection = Selection::Auto;
+        let mut inputs = Inputs { selection, node_addresses, asked, stop: stop.clone() };
         let (mut session, look) = Session::open().unwrap();
         let (publisher, states) = watch::channel(Arc::new(inputs.judge(&look.facts)));
         session.lister = Lister::deaf();

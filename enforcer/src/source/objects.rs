@@ -20,9 +20,9 @@ use serde::{Deserialize, Deserializer};
 
 pub use self::{
     core::{
-        Address, Endpoint, EndpointSlice, LoadBalancerIngress, LoadBalancerStatus, Namespace, Node,
-        NodeSpec, NodeStatus, Pod, PodIp, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
-        ServiceStatus,
+        Address, Endpoint, EndpointPort, EndpointSlice, LoadBalancerIngress, LoadBalancerStatus,
+        Namespace, Node, NodeSpec, NodeStatus, Pod, PodIp, PodSpec, PodStatus, Service,
+        ServicePort, ServiceSpec, ServiceStatus, TargetPort,
     },
     decode::{Identity, Kind, Object, Undecodable, decode},
     kkp::{
@@ -33,7 +33,8 @@ pub use self::{
 };
 
 /// Prefixes of the annotations that are kept: others can be long and are never read.
-const ANNOTATIONS: [&str; 2] = ["enforcer.k8c.io/", "nodeport-proxy.k8s.io/"];
+const ANNOTATIONS: [&str; 3] =
+    ["enforcer.k8c.io/", "nodeport-proxy.k8s.io/", "service.beta.kubernetes.io/aws-load-balancer-"];
 
 /// What every object carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -52,7 +53,7 @@ pub struct Metadata {
     /// Labels.
     #[serde(deserialize_with = "null_is_absent")]
     pub labels: BTreeMap<String, String>,
-    /// Annotations of the enforcer and of the nodeport-proxy.
+    /// Annotations of the enforcer, of the nodeport-proxy and of AWS load balancers.
     #[serde(deserialize_with = "own_annotations")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -62,6 +63,12 @@ impl Metadata {
     #[must_use]
     pub fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
+    }
+
+    /// Value of an annotation, empty where it is absent.
+    #[must_use]
+    pub fn annotation(&self, name: &str) -> &str {
+        self.annotations.get(name).map_or("", String::as_str)
     }
 }
 

@@ -6,22 +6,25 @@
 //! snapshot; where that knows nothing of it, a list of ranges that cannot be read counts as one
 //! without any valid entry, which admits exemptions only.
 
+mod allowed;
 mod clusters;
 mod frontends;
+mod guard_pods;
 mod nodes;
 mod pods;
 mod ranges;
 mod report;
 mod seed;
-
-use std::collections::BTreeSet;
+mod shared_proxy;
+mod unread;
 
 use enforcer_policy::{
     model::{Options, Snapshot, ThisNode},
     problem::Problem,
 };
 
-use self::report::Report;
+pub use self::guard_pods::GuardPods;
+use self::{guard_pods::Guard, report::Report, shared_proxy::SharedProxy};
 use super::store::Objects;
 
 /// What the operator set, as far as it matters here.
@@ -31,8 +34,10 @@ pub struct Settings {
     pub options: Options,
     /// `--seed`: the Seed that governs the clusters, needed where several are visible.
     pub seed_name: Option<String>,
-    /// `--kubermatic-namespace`: where KKP keeps its Seeds.
+    /// `--kubermatic-namespace`: where KKP keeps its Seeds and the shared `nodeport-proxy`.
     pub kubermatic_namespace: String,
+    /// `--guard-pods`
+    pub guard_pods: GuardPods,
 }
 
 /// The result of a translation.
@@ -55,13 +60,22 @@ pub fn translate(
     let mut report = Report::new(objects);
     let seed = seed::choose(objects, settings, former, &mut report);
     let nodes = nodes::translate(objects, former, &mut report);
-    let clusters = clusters::translate(objects, &seed, &nodes, former, &mut report);
+    let guard = Guard::decide(objects, settings, &nodes, this_node, &mut report);
+    let mut clusters = clusters::translate(objects, settings, &seed, &guard, former, &mut report);
+    let SharedProxy { frontends: shared_proxy, pods: shared_proxy_pods } = shared_proxy::distribute(
+        objects,
+        &settings.kubermatic_namespace,
+        &mut clusters,
+        &guard,
+        former,
+        &mut report,
+    );
     let snapshot = Snapshot {
         options: settings.options.clone(),
         seed: seed.seed,
         clusters,
-        shared_proxy: Vec::new(),
-        shared_proxy_pods: BTreeSet::new(),
+        shared_proxy,
+        shared_proxy_pods,
         nodes,
         this_node: this_node.clone(),
     };

@@ -37,9 +37,17 @@ pub struct ServiceSpec {
     /// `ports`
     #[serde(deserialize_with = "null_is_absent")]
     pub ports: Vec<ServicePort>,
+    /// `clusterIPs`: addresses inside the seed; `None` where the service is headless.
+    #[serde(rename = "clusterIPs", deserialize_with = "null_is_absent")]
+    pub cluster_ips: Vec<String>,
+    /// `clusterIP`: the first of them.
+    #[serde(rename = "clusterIP", deserialize_with = "null_is_absent")]
+    pub cluster_ip: String,
     /// `externalIPs`
     #[serde(rename = "externalIPs", deserialize_with = "null_is_absent")]
     pub external_ips: Vec<String>,
+    /// `allocateLoadBalancerNodePorts`; absent means `true`.
+    pub allocate_load_balancer_node_ports: Option<bool>,
 }
 
 /// One of `Service.spec.ports`
@@ -54,9 +62,22 @@ pub struct ServicePort {
     pub protocol: String,
     /// `port`
     pub port: u16,
+    /// `targetPort`; absent means `port`.
+    #[serde(default)]
+    pub target_port: Option<TargetPort>,
     /// `nodePort`; 0 where there is none.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub node_port: u16,
+}
+
+/// Where a pod listens for a [`ServicePort`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "expected a port number or the name of a container's port")]
+pub enum TargetPort {
+    /// The port; 0 means the service's own.
+    Number(u16),
+    /// The name that the container gives it.
+    Name(String),
 }
 
 /// `Service.status`
@@ -101,6 +122,23 @@ pub struct EndpointSlice {
     /// `endpoints`, the ones that are not ready included.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub endpoints: Vec<Endpoint>,
+    /// `ports`, the ones that pods listen on.
+    #[serde(default, deserialize_with = "null_is_absent")]
+    pub ports: Vec<EndpointPort>,
+}
+
+/// One of `EndpointSlice.ports`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointPort {
+    /// `name`: the one of the service's port.
+    #[serde(deserialize_with = "null_is_absent")]
+    pub name: String,
+    /// `protocol`; empty means `TCP`.
+    #[serde(deserialize_with = "null_is_absent")]
+    pub protocol: String,
+    /// `port`; absent means any.
+    pub port: Option<u16>,
 }
 
 /// One of `EndpointSlice.endpoints`
@@ -110,6 +148,9 @@ pub struct Endpoint {
     /// `addresses`
     #[serde(deserialize_with = "null_is_absent")]
     pub addresses: Vec<String>,
+    /// `nodeName`; empty where it does not say where it runs.
+    #[serde(deserialize_with = "null_is_absent")]
+    pub node_name: String,
 }
 
 /// A pod.

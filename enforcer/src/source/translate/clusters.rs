@@ -4,31 +4,30 @@
 //! former snapshot. Output: the clusters of the snapshot. Invariant: a cluster is never less
 //! restricted because something of it cannot be read.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_policy::{
-    model::{self, ClusterId, ExposeStrategy, RangeList, SeedNode, Snapshot},
+    model::{self, ClusterId, ExposeStrategy, RangeList, Snapshot},
     problem::ProblemKind,
 };
 
 use super::{
-    frontends, pods, ranges,
+    Settings, allowed, frontends,
+    guard_pods::Guard,
+    pods, ranges,
     report::{Place, Report},
     seed::Chosen,
+    unread,
 };
 use crate::source::{
     objects::{Cluster, Kind},
     store::{Key, Objects, Stored, in_namespace},
 };
 
-const ALLOWED_RANGES: &str = "spec.apiServerAllowedIPRanges.cidrBlocks";
 const NAMESPACE: &str = "status.namespaceName";
 
 /// What is assumed where a strategy is written that nothing here knows: every list applies.
-pub(super) const STRICTEST: ExposeStrategy = ExposeStrategy::LoadBalancer;
+const STRICTEST: ExposeStrategy = ExposeStrategy::LoadBalancer;
 
 /// An expose strategy as written.
 pub(super) enum Strategy {
@@ -51,8 +50,9 @@ struct ControlPlane {
 /// Translates all clusters.
 pub(super) fn translate(
     objects: &Objects,
+    settings: &Settings,
     seed: &Chosen,
-    nodes: &BTreeMap<String, SeedNode>,
+    guard: &Guard,
     former: Option<&Snapshot>,
     report: &mut Report,
 ) -> BTreeMap<ClusterId, model::Cluster> {
@@ -61,20 +61,18 @@ pub(super) fn translate(
     for (Key { name, .. }, stored) in &objects.clusters {
         let id = ClusterId(name.clone());
         let former = former_of(&id);
-        control_planes.push(read(id, stored, objects, seed, former, report));
+        control_planes.push(read(id, stored, objects, settings, seed, former, report));
     }
     for id in unread_ids(objects, former) {
         let former = former_of(&id);
         control_planes.push(unread(id, former));
     }
     report_shared_namespaces(&control_planes, objects, report);
-    let node_addresses: BTreeSet<IpAddr> =
-        nodes.values().flat_map(|node| &node.addresses).copied().collect();
     control_planes
         .into_iter()
         .map(|control_plane| {
             let former = former_of(&control_plane.id);
-            let cluster = complete(control_plane, objects, &node_addresses, former, report);
+            let cluster = complete(control_plane, objects, guard, former, report);
             (cluster.id.clone(), cluster)
         })
         .collect()
@@ -100,6 +98,7 @@ fn read(
     id: ClusterId,
     stored: &Stored<Cluster>,
     objects: &Objects,
+    settings: &Settings,
     seed: &Chosen,
     former: Option<&model::Cluster>,
     report: &mut Report,
@@ -108,18 +107,21 @@ fn read(
     let object = Kind::Cluster.reference("", &id.0);
     let place = |field| Place { object: &object, file: &stored.file, field };
 
-    let strategy = match Strategy::of(&spec.expose_strategy) {
-        Strategy::Known(strategy) => strategy,
+    let known = match Strategy::of(&spec.expose_strategy) {
+        Strategy::Known(strategy) => Some(strategy),
         Strategy::Absent => seed.strategy,
         Strategy::Unknown(kind) => {
             report.add(place("spec.exposeStrategy"), &spec.expose_strategy, kind);
-            former.map_or(STRICTEST, |former| former.strategy)
+            None
         }
     };
-    let allowed = spec.api_server_allowed_ip_ranges.as_ref().map(|ranges| {
-        let entries = ranges.cidr_blocks.iter().map(String::as_str);
-        ranges::list(entries, place(ALLOWED_RANGES), report)
-    });
+    let former = former.map_or(STRICTEST, |former| former.strategy);
+    let strategy = known.unwrap_or(former);
+    let allowed = allowed::of(&stored.object, known, place(""), report);
+    if strategy == ExposeStrategy::Tunneling {
+        let (seed, defaults) = (seed.seed.as_ref(), settings.options.seed_defaults);
+        allowed::report_tunneling(allowed.as_ref(), seed, defaults, place(""), report);
+    }
     let namespace = match status.namespace_name.as_str() {
         "" => {
             let namespace = usual_namespace(&id);
@@ -150,7 +152,7 @@ fn unread(id: ClusterId, former: Option<&model::Cluster>) -> ControlPlane {
         return ControlPlane { id, namespace, strategy, allowed };
     }
     let object = Kind::Cluster.reference("", &id.0);
-    let place = Place { object: &object, file: "", field: ALLOWED_RANGES };
+    let place = Place { object: &object, file: "", field: allowed::ALLOWED_RANGES };
     let allowed = Some(ranges::unreadable(place));
     ControlPlane { namespace: usual_namespace(&id), id, strategy: STRICTEST, allowed }
 }
@@ -194,23 +196,23 @@ fn report_shared_namespaces(
 fn complete(
     control_plane: ControlPlane,
     objects: &Objects,
-    node_addresses: &BTreeSet<IpAddr>,
+    guard: &Guard,
     former: Option<&model::Cluster>,
     report: &mut Report,
 ) -> model::Cluster {
     let ControlPlane { id, namespace, strategy, allowed } = control_plane;
     let former = former.filter(|former| former.namespace == namespace);
 
-    let mut frontends = frontends::of(objects, &namespace, report);
-    let unread = former.into_iter().flat_map(|former| &former.frontends).filter(|frontend| {
-        let service = &frontend.service;
-        let key = Key::new(&service.namespace, &service.name);
-        objects.may_exist(service) && !objects.services.contains_key(&key)
-    });
-    frontends.extend(unread.cloned());
+    let mut frontends = BTreeSet::new();
+    for role in &frontends::ROLES {
+        let opened = frontends::of(objects, &namespace, role, guard, report);
+        frontends.extend(opened.into_iter().map(|opened| opened.frontend));
+    }
+    let of_former = former.into_iter().flat_map(|former| &former.frontends);
+    frontends.extend(of_former.filter(|it| unread::is_kept(it, objects, guard)).cloned());
 
-    let mut pods = pods::of(objects, &namespace, node_addresses);
-    if let Some(former) = former.filter(|_| pods::may_lack_some(objects, &namespace)) {
+    let mut pods = pods::of(objects, &namespace, &guard.hosts);
+    if let Some(former) = former.filter(|_| unread::pods(objects, &namespace)) {
         pods.own.extend(&former.own_pods);
         pods.api_servers.extend(&former.api_server_pods);
     }

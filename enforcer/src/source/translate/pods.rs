@@ -1,15 +1,14 @@
-//! The pods of a control plane.
+//! The pods of a control plane, and of the seed.
 //!
-//! Input: the Pods and EndpointSlices of its namespace. Output: their addresses, and which of them
-//! are API servers'. Invariant: an address of a node is none of them, so that a pod in the host's
+//! Input: Pods and EndpointSlices. Output: their addresses, and which of them are API servers'. Invariant: an address of a node is none of them, so that a pod in the host's
 //! network does not make its node one of the control plane's own.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::ranges;
+use super::{frontends, ranges};
 use crate::source::{
-    objects::{EndpointSlice, Kind, Pod},
-    store::{Key, Objects, in_namespace},
+    objects::{EndpointSlice, Pod},
+    store::{Objects, Stored, in_namespace},
 };
 
 const API_SERVER: &str = "apiserver";
@@ -24,45 +23,71 @@ pub(super) struct Pods {
     pub(super) api_servers: BTreeSet<IpAddr>,
 }
 
-/// The pods in a control-plane namespace.
-pub(super) fn of(objects: &Objects, namespace: &str, node_addresses: &BTreeSet<IpAddr>) -> Pods {
+/// The pods in a control-plane namespace; `hosts` are the addresses of nodes.
+pub(super) fn of(objects: &Objects, namespace: &str, hosts: &BTreeSet<IpAddr>) -> Pods {
     let mut pods = Pods { own: BTreeSet::new(), api_servers: BTreeSet::new() };
-    let mut add = |address: &str, is_api_server| {
-        let address = ranges::address(address).filter(|address| !node_addresses.contains(address));
-        pods.own.extend(address);
-        pods.api_servers.extend(address.filter(|_| is_api_server));
+    let mut add = |address: IpAddr, is_api_server| {
+        if hosts.contains(&address) {
+            return;
+        }
+        pods.own.insert(address);
+        if is_api_server {
+            pods.api_servers.insert(address);
+        }
     };
     for (_, stored) in in_namespace(&objects.pods, namespace) {
-        let Pod { metadata, spec, status } = &*stored.object;
-        let ended = matches!(status.phase.as_str(), "Succeeded" | "Failed");
-        if spec.host_network || ended {
-            continue;
-        }
-        let is_api_server = metadata.label("app") == API_SERVER;
-        for address in status.pod_ips.iter().map(|ip| &ip.ip).chain([&status.pod_ip]) {
-            add(address, is_api_server);
-        }
+        let is_api_server = stored.object.metadata.label("app") == API_SERVER;
+        of_pod(&stored.object).for_each(|address| add(address, is_api_server));
     }
     for (_, stored) in in_namespace(&objects.endpoint_slices, namespace) {
-        let EndpointSlice { metadata, address_type, endpoints } = &*stored.object;
-        if !matches!(address_type.as_str(), "IPv4" | "IPv6") {
-            continue;
-        }
-        let is_api_server = metadata.label(SERVICE_LABEL) == API_SERVER_SERVICE;
-        for address in endpoints.iter().flat_map(|endpoint| &endpoint.addresses) {
-            add(address, is_api_server);
-        }
+        let is_api_server = stored.object.metadata.label(SERVICE_LABEL) == API_SERVER_SERVICE;
+        addresses(&stored.object).for_each(|address| add(address, is_api_server));
     }
     pods
 }
 
-/// Whether pods of a namespace may be there that no table holds.
-pub(super) fn may_lack_some(objects: &Objects, namespace: &str) -> bool {
-    let (pod, slice) = (Kind::Pod.to_string(), Kind::EndpointSlice.to_string());
-    objects.incomplete
-        || objects.failed.iter().filter(|object| object.namespace == namespace).any(|object| {
-            let key = Key::new(namespace, &object.name);
-            (object.kind == pod && !objects.pods.contains_key(&key))
-                || (object.kind == slice && !objects.endpoint_slices.contains_key(&key))
-        })
+/// Addresses of all pods that are seen, and of those behind the Services that expose control planes.
+pub(super) fn all(objects: &Objects) -> impl Iterator<Item = IpAddr> {
+    let exposes = |name: &str| {
+        name == frontends::SHARED_PROXY.service
+            || frontends::ROLES.iter().any(|role| role.service == name)
+    };
+    let slices = objects.endpoint_slices.values().map(|stored| &*stored.object);
+    let slices = slices.filter(move |slice| exposes(slice.metadata.label(SERVICE_LABEL)));
+    let pods = objects.pods.values().flat_map(|stored| of_pod(&stored.object));
+    pods.chain(slices.flat_map(addresses))
+}
+
+/// The EndpointSlices of a Service.
+pub(super) fn slices<'a>(
+    objects: &'a Objects,
+    namespace: &'a str,
+    service: &'a str,
+) -> impl Iterator<Item = &'a Stored<EndpointSlice>> {
+    in_namespace(&objects.endpoint_slices, namespace)
+        .map(|(_, stored)| stored)
+        .filter(move |stored| stored.object.metadata.label(SERVICE_LABEL) == service)
+}
+
+/// Addresses of endpoints, the ones that are not ready included.
+pub(super) fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
+    placed_addresses(slice).map(|(address, _)| address)
+}
+
+/// The same, with the name of the node that each runs on, as far as it is written.
+pub(super) fn placed_addresses(slice: &EndpointSlice) -> impl Iterator<Item = (IpAddr, &str)> {
+    let is_address = matches!(slice.address_type.as_str(), "IPv4" | "IPv6");
+    slice.endpoints.iter().filter(move |_| is_address).flat_map(|endpoint| {
+        let addresses = endpoint.addresses.iter().filter_map(|text| ranges::address(text));
+        addresses.map(|address| (address, endpoint.node_name.as_str()))
+    })
+}
+
+/// A pod's own addresses: none in the host's network, nor after its end.
+fn of_pod(pod: &Pod) -> impl Iterator<Item = IpAddr> {
+    let Pod { metadata: _, spec, status } = pod;
+    let ended = matches!(status.phase.as_str(), "Succeeded" | "Failed");
+    let has_own = !spec.host_network && !ended;
+    let all = status.pod_ips.iter().map(|ip| &ip.ip).chain([&status.pod_ip]);
+    all.filter(move |_| has_own).filter_map(|text| ranges::address(text))
 }

@@ -13,7 +13,7 @@ use enforcer_policy::{
 
 use super::{
     Settings,
-    clusters::{self, Strategy},
+    clusters::Strategy,
     ranges,
     report::{Place, Report},
 };
@@ -32,14 +32,14 @@ const KKP_DEFAULT: ExposeStrategy = ExposeStrategy::NodePort;
 pub(super) struct Chosen {
     /// The Seed that governs the clusters.
     pub(super) seed: Option<model::Seed>,
-    /// Strategy of clusters that name none.
-    pub(super) strategy: ExposeStrategy,
+    /// Strategy of clusters that name none; `None` where that cannot be known.
+    pub(super) strategy: Option<ExposeStrategy>,
 }
 
 impl Chosen {
     /// Of a Seed that cannot be read now: its default strategy is not known.
     fn unread(seed: model::Seed) -> Self {
-        Self { seed: Some(seed), strategy: clusters::STRICTEST }
+        Self { seed: Some(seed), strategy: None }
     }
 }
 
@@ -51,7 +51,7 @@ pub(super) fn choose(
     report: &mut Report,
 ) -> Chosen {
     let former = former.and_then(|former| former.seed.as_ref());
-    let none = Chosen { seed: None, strategy: KKP_DEFAULT };
+    let none = Chosen { seed: None, strategy: Some(KKP_DEFAULT) };
     let mut visible = visible(objects, settings);
     if let Some(name) = &settings.seed_name {
         visible.retain(|object| object.name == *name);
@@ -102,11 +102,11 @@ fn translate(object: &ObjectRef, stored: &Stored<Seed>, report: &mut Report) -> 
     let source_ranges = &spec.nodeport_proxy.envoy.load_balancer_service.source_ranges;
     let load_balancer_ranges = list(source_ranges, SOURCE_RANGES);
     let strategy = match Strategy::of(&spec.expose_strategy) {
-        Strategy::Known(strategy) => strategy,
-        Strategy::Absent => KKP_DEFAULT,
+        Strategy::Known(strategy) => Some(strategy),
+        Strategy::Absent => Some(KKP_DEFAULT),
         Strategy::Unknown(kind) => {
             report.add(place("spec.exposeStrategy"), &spec.expose_strategy, kind);
-            clusters::STRICTEST
+            None
         }
     };
     let seed = model::Seed { name: object.name.clone(), default_ranges, load_balancer_ranges };

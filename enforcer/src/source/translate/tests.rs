@@ -1,12 +1,15 @@
 //! What objects mean, told as sentences over YAML as operators write it.
 
+mod allowed;
 mod missing;
 mod objects;
+mod pods;
+mod shared_proxy;
 
 use std::net::IpAddr;
 
 use enforcer_policy::{
-    model::{Cluster, ClusterId, ExposeStrategy, FrontendAddress, Protocol},
+    model::{Cluster, ClusterId, ExposeStrategy, FrontendAddress, Protocol, SeedDefaults},
     problem::ProblemKind,
 };
 use serde_json::Value;
@@ -37,6 +40,7 @@ fn settings() -> Settings {
         options: Options::default(),
         seed_name: None,
         kubermatic_namespace: "kubermatic".to_owned(),
+        guard_pods: GuardPods::Auto,
     }
 }
 
@@ -74,8 +78,13 @@ fn list(list: Option<&enforcer_policy::model::RangeList>) -> Option<(Vec<String>
     Some((list.ranges.iter().map(|range| range.net.to_string()).collect(), list.written))
 }
 
-/// Frontends in short: `tcp node 30000 ApiServerNodePort`.
+/// Frontends of a cluster in short.
 fn frontends(cluster: &Cluster) -> Vec<String> {
+    short(&cluster.frontends)
+}
+
+/// Frontends in short: `tcp node 30000 ApiServerNodePort`.
+fn short(frontends: &[enforcer_policy::model::Frontend]) -> Vec<String> {
     let short = |frontend: &enforcer_policy::model::Frontend| {
         let protocol = match frontend.protocol {
             Protocol::Tcp => "tcp",
@@ -87,7 +96,7 @@ fn frontends(cluster: &Cluster) -> Vec<String> {
         };
         format!("{protocol} {at} {:?}", frontend.kind)
     };
-    cluster.frontends.iter().map(short).collect()
+    frontends.iter().map(short).collect()
 }
 
 fn addresses(texts: &[&str]) -> std::collections::BTreeSet<IpAddr> {
@@ -161,3 +170,30 @@ status:
     - {type: InternalIP, address: '2001:db8::1'}
     - {type: ExternalIP, address: '::ffff:198.51.100.1'}
     - {type: Hostname, address: node-1}";
+
+/// The shared proxy as KKP's updater writes it: port and targetPort are the nodePort of the exposed
+/// service, its own nodePorts are others.
+const NODEPORT_PROXY: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: nodeport-proxy, namespace: kubermatic}
+spec:
+  type: LoadBalancer
+  healthCheckNodePort: 32500
+  ports:
+    - {name: healthz, port: 8002, targetPort: 8002, nodePort: 32400}
+    - {name: sni-listener, port: 6443, targetPort: 6443, nodePort: 32401}
+    - {name: tunneling-listener, port: 8088, targetPort: 8088, nodePort: 32402}
+    - {name: cluster-abc-apiserver-external-30443, port: 30443, targetPort: 30443, nodePort: 32403}
+status:
+  loadBalancer:
+    ingress: [{ip: 203.0.113.20}]";
+
+/// Endpoints of a service.
+fn slice(namespace: &str, service: &str, addresses: &str, ports: &str) -> String {
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {service}-1, \
+         namespace: {namespace}, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+         addressType: IPv4\nendpoints: [{{addresses: {addresses}}}]\nports: {ports}"
+    )
+}

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::source::objects::{
     CloudSpec, ClusterSpec, ClusterStatus, Datacenter, DatacenterSpec, Envoy, LoadBalancerService,
-    NetworkRanges, NodeportProxy, Oidc, SeedSpec, TemplateSpec,
+    NetworkRanges, NodeportProxy, Oidc, SeedSpec, TargetPort, TemplateSpec,
 };
 
 fn cluster(spec: Value) -> Value {
@@ -164,6 +164,49 @@ fn a_port_that_is_none_is_refused() {
     });
     let refused = refused(&value);
     assert_eq!((&*refused.field, &*refused.value), ("spec.ports[0].nodePort", "70000"));
+}
+
+#[test]
+fn a_target_port_is_a_number_or_a_name() {
+    let service = |target: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"},
+            "spec": {"ports": [{"port": 443, "targetPort": target}]},
+        })
+    };
+    for (written, expected) in [
+        (json!(30443), Some(TargetPort::Number(30443))),
+        (json!("https"), Some(TargetPort::Name("https".to_owned()))),
+        (json!("30443"), Some(TargetPort::Name("30443".to_owned()))),
+        (Value::Null, None),
+    ] {
+        match decode(&service(written)).unwrap() {
+            Some(Object::Service(service)) => {
+                assert_eq!(service.spec.ports[0].target_port, expected);
+            }
+            other => panic!("decoded {other:?}"),
+        }
+    }
+    for wrong in [json!(70_000), json!(-1), json!([443]), json!({"port": 443})] {
+        let refused = refused(&service(wrong));
+        assert_eq!(refused.field, "spec.ports[0].targetPort");
+        assert!(refused.reason.contains("a port number or the name"), "{refused}");
+    }
+}
+
+#[test]
+fn an_endpoint_without_a_port_number_is_told_apart_from_one_with_one() {
+    let value = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "a"},
+        "ports": [{"name": "secure", "port": 30443, "protocol": "TCP"}, {"port": null}],
+    });
+    match decode(&value).unwrap() {
+        Some(Object::EndpointSlice(slice)) => {
+            let ports: Vec<Option<u16>> = slice.ports.iter().map(|port| port.port).collect();
+            assert_eq!(ports, [Some(30443), None]);
+        }
+        other => panic!("decoded {other:?}"),
+    }
 }
 
 /// A value for every field that the schema of a CRD knows.

@@ -169,6 +169,40 @@ fn every_way_in_is_a_frontend_and_nothing_else() {
 }
 
 #[test]
+fn apiserver_external_is_guarded_whatever_type_the_datacenter_gives_it() {
+    let status = "{loadBalancer: {ingress: [{ip: 203.0.113.8}]}}";
+    for (spec, status, expected) in [
+        ("{type: ClusterIP, ports: [{port: 443}]}", "{}", &[][..]),
+        ("{clusterIP: None, ports: [{port: 443, targetPort: https}]}", "{}", &[]),
+        (
+            "{type: NodePort, ports: [{port: 443, targetPort: 30443, nodePort: 30443}]}",
+            "{}",
+            &["tcp node 30443 ApiServerNodePort"],
+        ),
+        (
+            "{type: LoadBalancer, ports: [{port: 443, targetPort: 30443, nodePort: 30443}]}",
+            status,
+            &["tcp node 30443 ApiServerNodePort", "tcp 203.0.113.8 443 ServiceAddress"],
+        ),
+        (
+            "{type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{port: 443}]}",
+            status,
+            &["tcp 203.0.113.8 443 ServiceAddress"],
+        ),
+        (
+            "{type: NodePort, ports: [{name: a, port: 443, nodePort: 30443},
+                                      {name: b, port: 443, nodePort: 30443}]}",
+            "{}",
+            &["tcp node 30443 ApiServerNodePort", "tcp node 30443 ApiServerNodePort"],
+        ),
+    ] {
+        let translated = translated(&[CLUSTER, &service("apiserver-external", spec, status)]);
+        assert_eq!(frontends(translated.cluster("abc")), expected, "{spec}");
+        assert_eq!(translated.said(), Vec::<String>::new(), "{spec}");
+    }
+}
+
+#[test]
 fn a_service_without_ports_is_reported_where_it_should_have_some() {
     for (spec, reported) in [
         ("{type: NodePort}", true),
