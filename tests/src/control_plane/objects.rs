@@ -17,6 +17,15 @@ use crate::exec;
 const CRDS: [&str; 3] = ["clusters", "clustertemplates", "seeds"];
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// The namespace of deploy/, and the ServiceAccount of the agents in it.
+pub const NAMESPACE: &str = "enforcer-system";
+/// The name of what deploy/ makes, see [`NAMESPACE`].
+pub const NAME: &str = "enforcer";
+
+fn deploy(folder: &str) -> String {
+    format!("{}/../deploy/{folder}", env!("CARGO_MANIFEST_DIR"))
+}
+
 impl ControlPlane {
     /// Runs kubectl as an administrator; its standard output.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
@@ -79,11 +88,29 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Renders a folder of deploy/, such as `base`, without asking the API server.
+    pub fn render(&self, folder: &str) -> Result<Vec<Value>> {
+        let text = self.kubectl(&["kustomize", &deploy(folder)])?;
+        serde_saphyr::from_multiple(&text).context("kustomize prints no YAML")
+    }
+
+    /// Applies a folder of deploy/; a field that its kind does not have is an error.
+    pub fn deploy(&self, folder: &str) -> Result<()> {
+        let how = ["apply", "--server-side", "--validate=strict", "-k"];
+        self.kubectl(&[&how[..], &[&deploy(folder)]].concat()).map(drop)
+    }
+
     /// A token of a ServiceAccount, as a kubelet would ask for.
     pub fn token(&self, namespace: &str, service_account: &str) -> Result<String> {
         let token =
             self.kubectl(&["create", "token", service_account, "--namespace", namespace])?;
         Ok(token.trim().to_owned())
+    }
+
+    /// A kubeconfig of the agent's own ServiceAccount, with the rights of deploy/base.
+    pub fn agent(&self) -> Result<PathBuf> {
+        self.deploy("base")?;
+        self.kubeconfig("agent", &self.token(NAMESPACE, NAME)?)
     }
 
     /// Writes a kubeconfig for a token; `name` is the file's. Leads to the present [`Self::url`].
