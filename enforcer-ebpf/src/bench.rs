@@ -12,7 +12,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use enforcer_ebpf::{
-    abi::{Image, Policy},
+    abi::{Image, Opened, Policy},
+    decide::Side,
     parse::Link,
     tables::Tables,
 };
@@ -61,9 +62,9 @@ pub(crate) fn lpm(ctx: TcContext) -> i32 {
     match maps::CurrentImage::get() {
         Some(image) => {
             let tables = WithLpm(image);
-            match program::common(&ctx, Link::Ethernet, &tables) {
+            match program::common(&ctx, Side::Uplink, Link::Ethernet, &tables) {
                 Some(action) => action,
-                None => program::full(&ctx, Link::Ethernet, &tables),
+                None => program::full(&ctx, Side::Uplink, Link::Ethernet, &tables),
             }
         }
         None => TC_ACT_UNSPEC,
@@ -100,6 +101,11 @@ impl Tables for WithLpm {
     #[inline(always)]
     fn image(&self) -> &Image {
         self.0.image()
+    }
+
+    #[inline(always)]
+    fn opened(&self, connection: &Opened) -> bool {
+        self.0.opened(connection)
     }
 
     #[inline(always)]

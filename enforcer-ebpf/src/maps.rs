@@ -1,11 +1,11 @@
 //! BPF only: the maps, and the image in force as the data path's [`Image`].
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, PerCpuArray},
+    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use enforcer_ebpf::{
-    abi::{CLUSTERS, Counters, Image, Images},
+    abi::{CLUSTERS, Counters, Image, Images, OPENED as CONNECTIONS, Opened},
     bpf::lowest_bit,
     decide::{Reason, Verdict},
     tables::Tables,
@@ -31,6 +31,10 @@ static COUNTERS: PerCpuArray<Counters, { CLUSTERS as usize }> = PerCpuArray::new
 #[btf_map]
 static REASONS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
 
+/// Connections that the node opened from guarded port numbers. Only what leaves the node writes here.
+#[btf_map]
+static OPENED: LruHashMap<Opened, u32, { CONNECTIONS as usize }> = LruHashMap::new();
+
 /// The image that was in force when this packet came.
 pub(crate) struct CurrentImage(&'static Image);
 
@@ -54,6 +58,18 @@ impl Tables for CurrentImage {
     fn image(&self) -> &Image {
         self.0
     }
+
+    #[inline(always)]
+    fn opened(&self, connection: &Opened) -> bool {
+        OPENED.get_ptr(connection).is_some()
+    }
+}
+
+/// Remembers a connection that the node opens.
+#[inline(always)]
+pub(crate) fn remember(connection: &Opened) {
+    // Without room its replies are not told from clients: nothing that could be done here.
+    let _ = OPENED.insert(connection, 0, 0);
 }
 
 /// Counts a verdict. `bytes` is the packet's length from the network header on.

@@ -76,9 +76,26 @@ pub enum Transport {
         destination: u16,
         /// Whether the fixed part of the header is in this packet: false only in a fragment.
         whole: bool,
+        /// Where the transport header begins.
+        at: u32,
+        /// Where the packet ends by its own word, 0 if more of it comes in other fragments.
+        end: u32,
     },
     /// It lies behind more extension headers, or another route, than the program follows.
     Hidden,
+}
+
+/// What a packet does in a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Opens one: SYN without ACK. Carries no data.
+    Open,
+    /// Opens one and carries data already (RFC 7413).
+    OpenData,
+    /// Anything else that carries no data.
+    Bare,
+    /// Carries data, or may: UDP, fragments, headers that cannot be read.
+    Data,
 }
 
 /// A packet that has to be decided.
@@ -90,6 +107,14 @@ pub struct Flow<A> {
     pub destination: A,
     /// Transport header.
     pub transport: Transport,
+}
+
+impl<A> Flow<A> {
+    /// Whether it is known to be TCP.
+    #[inline(always)]
+    pub(crate) const fn is_tcp(&self) -> bool {
+        matches!(self.transport, Transport::Ports { protocol: Protocol::Tcp, .. })
+    }
 }
 
 /// Outcome of parsing.
@@ -127,6 +152,10 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
 const TCP_HEADER: u32 = 20;
+/// Where a TCP header holds its length and its flags.
+const TCP_LENGTH_AND_FLAGS: u32 = 12;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
 const UDP_HEADER: u32 = 8;
 
 #[derive(FromBytes, KnownLayout, Immutable)]
@@ -242,8 +271,9 @@ fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
     };
     if depth == Depth::Common {
         let plain = header.version_ihl == PLAIN_IPV4 && header.fragment & FRAGMENTED.to_be() == 0;
+        let end = at + u32::from(u16::from_be(header.total_length));
         return match packet.load::<Ports>(at + 20) {
-            Some(ports) if plain => flow(transport(protocol, &ports, true)),
+            Some(ports) if plain => flow(transport(protocol, &ports, true, at + 20, end)),
             _ => Parsed::Unclear,
         };
     }
@@ -255,9 +285,11 @@ fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
     let Some(ports) = packet.load::<Ports>(at + length) else {
         return Parsed::Unclear;
     };
-    let payload = u32::from(u16::from_be(header.total_length)).saturating_sub(length);
-    let whole = fragment & MORE_FRAGMENTS == 0 || holds_header(protocol, payload);
-    flow(transport(protocol, &ports, whole))
+    let total = u32::from(u16::from_be(header.total_length));
+    let in_fragment = fragment & MORE_FRAGMENTS != 0;
+    let whole = !in_fragment || holds_header(protocol, total.saturating_sub(length));
+    let end = if in_fragment { 0 } else { at + total };
+    flow(transport(protocol, &ports, whole, at + length, end))
 }
 
 #[inline(always)]
@@ -316,16 +348,39 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
         return Parsed::Unclear;
     };
     let whole = !in_fragment || holds_header(protocol, end.saturating_sub(offset));
-    flow(transport(protocol, &ports, whole))
+    let end = if in_fragment { 0 } else { end };
+    flow(transport(protocol, &ports, whole, offset, end))
 }
 
 #[inline(always)]
-fn transport(protocol: Protocol, ports: &Ports, whole: bool) -> Transport {
+fn transport(protocol: Protocol, ports: &Ports, whole: bool, at: u32, end: u32) -> Transport {
     Transport::Ports {
         protocol,
         source: u16::from_be(ports.source),
         destination: u16::from_be(ports.destination),
         whole,
+        at,
+        end,
+    }
+}
+
+/// What the packet does in its connection; what cannot be told counts as data.
+#[inline(always)]
+pub fn segment<P: Packet>(packet: &P, transport: &Transport) -> Segment {
+    let Transport::Ports { protocol: Protocol::Tcp, at, end, .. } = *transport else {
+        return Segment::Data;
+    };
+    let Some([length, flags]) = packet.load::<[u8; 2]>(at + TCP_LENGTH_AND_FLAGS) else {
+        return Segment::Data;
+    };
+    let length = u32::from(length >> 4) * 4;
+    let bare = length >= TCP_HEADER && at + length == end;
+    let opens = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+    match (opens, bare) {
+        (true, true) => Segment::Open,
+        (true, false) => Segment::OpenData,
+        (false, true) => Segment::Bare,
+        (false, false) => Segment::Data,
     }
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use enforcer_ebpf::{
-    decide::{Action, Judgement, Reason, Verdict, judge},
+    decide::{Action, Judgement, Reason, Side, Verdict, judge, opens},
     parse::{Depth, Link, Packet},
     tables::Tables,
 };
@@ -20,8 +20,13 @@ const READABLE: u32 = 256;
 
 /// Judges the packet of this context at the common depth and acts; `None` if that cannot tell.
 #[inline(always)]
-pub(crate) fn common<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> Option<i32> {
-    match judge(&Direct::of(ctx), link, Depth::Common, tables) {
+pub(crate) fn common<T: Tables>(
+    ctx: &TcContext,
+    side: Side,
+    link: Link,
+    tables: &T,
+) -> Option<i32> {
+    match judge(&Direct::of(ctx), side, link, Depth::Common, tables) {
         Judgement::Final(verdict) => Some(act(ctx, verdict, link)),
         Judgement::Unclear => None,
     }
@@ -29,14 +34,32 @@ pub(crate) fn common<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> Opti
 
 /// The same in full, with the headers made readable first.
 #[inline(always)]
-pub(crate) fn full<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> i32 {
-    // SAFETY: the context is the one of this call.
-    unsafe { bpf_skb_pull_data(ctx.skb.skb, READABLE.min(ctx.len())) };
-    match judge(&Direct::of(ctx), link, Depth::Full, tables) {
+pub(crate) fn full<T: Tables>(ctx: &TcContext, side: Side, link: Link, tables: &T) -> i32 {
+    make_readable(ctx);
+    match judge(&Direct::of(ctx), side, link, Depth::Full, tables) {
         Judgement::Final(verdict) => act(ctx, verdict, link),
         // What is unclear when all of it is readable is dropped by the kernel's input.
         Judgement::Unclear => TC_ACT_UNSPEC,
     }
+}
+
+/// Remembers the connection that an outgoing packet opens from a guarded port. Lets every packet pass.
+#[inline(always)]
+pub(crate) fn outgoing<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -> i32 {
+    let opened = opens(&Direct::of(ctx), link, Depth::Common, tables).or_else(|_| {
+        make_readable(ctx);
+        opens(&Direct::of(ctx), link, Depth::Full, tables)
+    });
+    if let Ok(Some(connection)) = opened {
+        maps::remember(&connection);
+    }
+    TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn make_readable(ctx: &TcContext) {
+    // SAFETY: the context is the one of this call.
+    unsafe { bpf_skb_pull_data(ctx.skb.skb, READABLE.min(ctx.len())) };
 }
 
 /// The one place where a verdict acts. `TC_ACT_UNSPEC` is `TCX_NEXT`: programs after this one see

@@ -1,42 +1,51 @@
-//! Searching an image: guarded ports, address numbers, frontends, membership.
+//! Searching an image: guarded ports, frontends, pods, membership.
 //!
 //! Input: an [`Image`] (a BPF map's value or the same bytes on the host) and numbers from a packet.
-//! Every function is a bounded number of loads without a helper call.
+//! Every function is a bounded number of loads without a helper call, and what is looked up does not
+//! wait for what was looked up before, so that a processor can do it all at once.
 
 use crate::{
     abi::{
-        ADDRESS_SLOTS, ADDRESSES4_AT, ADDRESSES6_AT, Address4, Address6, Bound128,
-        FRONTEND_POLICY_BITS, FRONTEND_SLOTS, FRONTENDS_AT, IMAGE_BYTES, Image, Intervals32,
-        Intervals64, POLICIES_AT, PORTS_AT, Policy, frontend_key,
+        ANY_PORT, Bound128, Bucket4, Bucket6, FRONTEND_VALUE_BITS, FRONTENDS4, FRONTENDS6,
+        IMAGE_BYTES, Image, List32, List64, NODE_PORTS_AT, NODE_VALUE_BITS, NODE4, NODE6, Opened,
+        POD_VALUE_BITS, PODS4, PODS6, POLICIES_AT, PORTS_AT, Policy, Table, frontend4_key, info,
     },
     bpf::{hidden_constant, sign},
 };
 
-/// What `decide` asks. Membership is behind these two methods, so that another structure can stand in
-/// its place.
+/// What `decide` asks. Membership is behind two of these methods, so that another structure can
+/// stand in its place.
 pub trait Tables {
     /// The image in force.
     fn image(&self) -> &Image;
 
-    /// Whether the policy admits this IPv4 source.
+    /// Whether the policy's list holds this IPv4 source.
     #[inline(always)]
     fn admits4(&self, policy: &Policy, address: u32) -> bool {
         contains32(self.image(), &policy.v4, address)
     }
 
-    /// Whether the policy admits this IPv6 source.
+    /// Whether the policy's list holds this IPv6 source.
     #[inline(always)]
     fn admits6(&self, policy: &Policy, high: u64, low: u64) -> bool {
         contains64(self.image(), &policy.v6, high)
             || (policy.v6_partial_at != 0
                 && contains128(self.image(), policy.v6_partial_at, high, low))
     }
+
+    /// Whether the node itself opened this connection.
+    fn opened(&self, connection: &Opened) -> bool;
 }
 
+/// On the host no connection was opened.
 impl Tables for &Image {
     #[inline(always)]
     fn image(&self) -> &Image {
         self
+    }
+
+    fn opened(&self, _connection: &Opened) -> bool {
+        false
     }
 }
 
@@ -47,47 +56,52 @@ pub fn port_is_guarded(image: &Image, protocol: u32, port: u32) -> bool {
     image.at::<u64>(PORTS_AT + (bit >> 6)) >> (bit & 63) & 1 != 0
 }
 
-/// Number of a destination address, 0 if no frontend has it.
+/// Policy of a nodePort, 0 if it is none.
 #[inline(always)]
-pub fn address4_number(image: &Image, address: u32) -> u32 {
-    let multipliers = &image.header().multipliers;
-    let mut entry = image.at::<Address4>(ADDRESSES4_AT + address4_slot(multipliers[0], address));
-    if entry.address != address {
-        entry = image.at::<Address4>(ADDRESSES4_AT + address4_slot(multipliers[1], address));
-        if entry.address != address {
-            return 0;
-        }
-    }
-    entry.number
+pub fn node_port_policy(image: &Image, protocol: u32, port: u32) -> u32 {
+    u32::from(*image.at::<u16>(NODE_PORTS_AT + (protocol << 16 | port)))
+}
+
+/// Whether the node has this address.
+#[inline(always)]
+pub fn is_node4(image: &Image, address: u32) -> bool {
+    find4::<NODE_VALUE_BITS>(image, NODE4, u64::from(address)) != 0
 }
 
 /// The same for IPv6.
 #[inline(always)]
-pub fn address6_number(image: &Image, high: u64, low: u64) -> u32 {
-    let multipliers = &image.header().multipliers;
-    let mut entry = image.at::<Address6>(ADDRESSES6_AT + address6_slot(multipliers[0], high, low));
-    if entry.low != low || entry.high != high {
-        entry = image.at::<Address6>(ADDRESSES6_AT + address6_slot(multipliers[1], high, low));
-        if entry.low != low || entry.high != high {
-            return 0;
-        }
-    }
-    entry.number as u32
+pub fn is_node6(image: &Image, high: u64, low: u64) -> bool {
+    find6(image, NODE6, high, low, 0) != 0
 }
 
-/// Index of the policy of a frontend, 0 if it is none.
+/// Policy of the frontend at an address that is not looked up as one of the node, 0 if there is none.
 #[inline(always)]
-pub fn frontend_policy(image: &Image, number: u32, protocol: u32, port: u32) -> u32 {
-    let key = frontend_key(number, protocol, port);
-    let multipliers = &image.header().multipliers;
-    let mut entry = *image.at::<u64>(FRONTENDS_AT + frontend_slot(multipliers[0], key));
-    if entry >> FRONTEND_POLICY_BITS != key {
-        entry = *image.at::<u64>(FRONTENDS_AT + frontend_slot(multipliers[1], key));
-        if entry >> FRONTEND_POLICY_BITS != key {
-            return 0;
-        }
-    }
-    entry as u32 & ((1 << FRONTEND_POLICY_BITS) - 1)
+pub fn frontend4_policy(image: &Image, address: u32, protocol: u32, port: u32) -> u32 {
+    find4::<FRONTEND_VALUE_BITS>(image, FRONTENDS4, frontend4_key(address, protocol, port))
+}
+
+/// The same for IPv6.
+#[inline(always)]
+pub fn frontend6_policy(image: &Image, high: u64, low: u64, protocol: u32, port: u32) -> u32 {
+    find6(image, FRONTENDS6, high, low, u64::from(protocol << 16 | port)) as u32
+}
+
+/// Whether an IPv6 address has any frontend, the node's own addresses left out.
+#[inline(always)]
+pub fn has_frontend6(image: &Image, high: u64, low: u64) -> bool {
+    find6(image, FRONTENDS6, high, low, u64::from(ANY_PORT)) != 0
+}
+
+/// What is known of the pod with an address, 0 if none has it: bits `POD_*`.
+#[inline(always)]
+pub fn pod4(image: &Image, address: u32) -> u32 {
+    find4::<POD_VALUE_BITS>(image, PODS4, u64::from(address))
+}
+
+/// The same for IPv6.
+#[inline(always)]
+pub fn pod6(image: &Image, high: u64, low: u64) -> u32 {
+    find6(image, PODS6, high, low, 0) as u32
 }
 
 /// The record of a policy.
@@ -96,68 +110,129 @@ pub fn policy(image: &Image, index: u32) -> &Policy {
     image.at::<Policy>(POLICIES_AT + index)
 }
 
-/// Slot of an IPv4 address by one of the two hash functions: multiply-shift, the highest bits of a
-/// product with an odd number.
+/// Value of a key in an IPv4 table, 0 if it is not there.
 #[inline(always)]
-#[must_use]
-pub const fn address4_slot(multiplier: u64, address: u32) -> u32 {
-    (multiplier.wrapping_mul(address as u64) >> (u64::BITS - ADDRESS_SLOTS.ilog2())) as u32
+fn find4<const VALUE_BITS: u32>(image: &Image, table: Table, key: u64) -> u32 {
+    for multiplier in &image.header().multipliers {
+        let bucket = image.at::<Bucket4>(table.at + bucket4(table, *multiplier, key));
+        for entry in bucket {
+            if entry >> VALUE_BITS == key {
+                return *entry as u32 & (u32::MAX >> (32 - VALUE_BITS));
+            }
+        }
+    }
+    0
 }
 
-/// Slot of an IPv6 address.
+/// Value of an address and port in an IPv6 table, 0 if it is not there.
 #[inline(always)]
-#[must_use]
-pub const fn address6_slot(multiplier: u64, high: u64, low: u64) -> u32 {
-    let mixed = multiplier.wrapping_mul(high) ^ low;
-    (multiplier.wrapping_mul(mixed ^ mixed >> 32) >> (u64::BITS - ADDRESS_SLOTS.ilog2())) as u32
+fn find6(image: &Image, table: Table, high: u64, low: u64, port: u64) -> u64 {
+    for multiplier in &image.header().multipliers {
+        let bucket = image.at::<Bucket6>(table.at + bucket6(table, *multiplier, high, low, port));
+        for entry in bucket {
+            if entry.low == low && entry.high == high && entry.port == port {
+                return entry.value;
+            }
+        }
+    }
+    0
 }
 
-/// Slot of a frontend.
+/// Bucket of a key by one of the two hash functions: multiply-shift, the highest bits of a product
+/// with an odd number.
 #[inline(always)]
 #[must_use]
-pub const fn frontend_slot(multiplier: u64, key: u64) -> u32 {
-    (multiplier.wrapping_mul(key) >> (u64::BITS - FRONTEND_SLOTS.ilog2())) as u32
+pub const fn bucket4(table: Table, multiplier: u64, key: u64) -> u32 {
+    (multiplier.wrapping_mul(key) >> (u64::BITS - table.buckets.ilog2())) as u32
+}
+
+/// Bucket of an IPv6 address and port.
+#[inline(always)]
+#[must_use]
+pub const fn bucket6(table: Table, multiplier: u64, high: u64, low: u64, port: u64) -> u32 {
+    let mixed = multiplier.wrapping_mul(high) ^ low ^ port << 32;
+    (multiplier.wrapping_mul(mixed ^ mixed >> 32) >> (u64::BITS - table.buckets.ilog2())) as u32
 }
 
 /// Whether an IPv4 address lies in the list.
 #[inline(always)]
-pub fn contains32(image: &Image, list: &Intervals32, address: u32) -> bool {
+pub fn contains32(image: &Image, list: &List32, address: u32) -> bool {
     let offset = address.wrapping_sub(list.min);
-    if offset > list.span || list.index_at == 0 {
+    if offset > list.span {
         return false;
     }
-    let slot = list.index_at.wrapping_add(offset >> (list.shift & 31));
+    let shift = list.shift & 31;
+    let place = Place {
+        slot: offset >> shift,
+        last: list.span >> shift,
+        infos_at: list.infos_at,
+        bounds_at: list.bounds_at,
+    };
     let not_address = !i64::from(address);
     // bound <= address, as bound + !address < 0.
-    odd(image, slot, list.bounds_at, |at| {
-        sign(i64::from(*image.at::<u32>(at)).wrapping_add(not_address))
-    })
+    place.odd(image, |at| sign(i64::from(*image.at::<u32>(at)).wrapping_add(not_address)))
 }
 
 /// Whether a 64 bit number lies in the list.
 #[inline(always)]
-pub fn contains64(image: &Image, list: &Intervals64, value: u64) -> bool {
-    let offset = value.wrapping_sub(list.min);
-    if offset > list.span || list.index_at == 0 {
-        return false;
-    }
-    let slot = list.index_at.wrapping_add((offset >> (list.shift & 63)) as u32);
-    odd(image, slot, list.bounds_at, |at| !less(value, *image.at::<u64>(at)))
+pub fn contains64(image: &Image, list: &List64, value: u64) -> bool {
+    contains(image, list, value, |at| !less(value, *image.at::<u64>(at)))
 }
 
-/// Whether a whole IPv6 address lies in the list that stands at this place, indexed by upper halves.
+/// Whether a whole IPv6 address lies in the list that stands at this place, with slots by upper
+/// halves.
 #[inline(always)]
 pub fn contains128(image: &Image, list_at: u32, high: u64, low: u64) -> bool {
-    let list = image.at::<Intervals64>(list_at);
-    let offset = high.wrapping_sub(list.min);
-    if offset > list.span {
-        return false;
-    }
-    let slot = list.index_at.wrapping_add((offset >> (list.shift & 63)) as u32);
-    odd(image, slot, list.bounds_at, |at| {
+    contains(image, image.at::<List64>(list_at), high, |at| {
         let bound = image.at::<Bound128>(at);
         if bound.high == high { !less(low, bound.low) } else { !less(high, bound.high) }
     })
+}
+
+#[inline(always)]
+fn contains(image: &Image, list: &List64, value: u64, passed: impl Fn(u32) -> u32) -> bool {
+    let offset = value.wrapping_sub(list.min);
+    if offset > list.span {
+        return false;
+    }
+    let shift = list.shift & 63;
+    let place = Place {
+        slot: (offset >> shift) as u32,
+        last: (list.span >> shift) as u32,
+        infos_at: list.infos_at,
+        bounds_at: list.bounds_at,
+    };
+    place.odd(image, passed)
+}
+
+/// A slot of a list.
+struct Place {
+    slot: u32,
+    /// The list's last slot.
+    last: u32,
+    infos_at: u32,
+    bounds_at: u32,
+}
+
+impl Place {
+    /// Whether an odd number of the list's bounds is passed. `passed` is a mask: whether the bound at
+    /// this place of the image is not greater than what is looked for.
+    #[inline(always)]
+    fn odd(&self, image: &Image, passed: impl Fn(u32) -> u32) -> bool {
+        let Self { slot, last, infos_at, bounds_at } = *self;
+        let info_at = infos_at.wrapping_add(slot);
+        let info = *image.at::<u32>(info_at);
+        let bound_at = bounds_at.wrapping_add(slot << 1);
+        let (least, second) = (passed(bound_at), passed(bound_at.wrapping_add(1)));
+        if second & info & info::MORE == 0 {
+            return (info ^ least ^ second) & 1 != 0;
+        }
+        let overflow_at = bounds_at.wrapping_add(last.wrapping_add(1) << 1);
+        let begin = info >> info::SHIFT;
+        let end = *image.at::<u32>(info_at.wrapping_add(1)) >> info::SHIFT;
+        let more = count(begin, end.wrapping_sub(begin), |at| passed(overflow_at.wrapping_add(at)));
+        (info ^ more) & 1 != 0
+    }
 }
 
 /// All ones if the first number is less than the second, else zero; without a branch, since the
@@ -171,23 +246,18 @@ fn less(left: u64, right: u64) -> u32 {
 /// Halvings that find a bound among all that fit an image.
 const SEARCH_STEPS: u64 = (IMAGE_BYTES / 4).ilog2() as u64;
 
-/// Whether the number of bounds that are not greater than the value is odd. The index says how many
-/// surely are, and its next slot how many at most can be. `at_or_below` is a mask.
+/// How many of `left` ascending bounds from `begin` on are passed; at least one is there.
 #[inline(always)]
-fn odd(image: &Image, slot: u32, bounds: u32, at_or_below: impl Fn(u32) -> u32) -> bool {
-    let mut first = *image.at::<u32>(slot);
-    let mut left = image.at::<u32>(slot.wrapping_add(1)).wrapping_sub(first);
-    if left == 0 {
-        return first & 1 != 0;
-    }
-    // The count keeps the verifier's walk finite; one bound is left long before.
+fn count(begin: u32, mut left: u32, passed: impl Fn(u32) -> u32) -> u32 {
+    let mut first = begin;
+    // The steps keep the verifier's walk finite; one bound is left long before.
     let mut steps = hidden_constant::<SEARCH_STEPS>();
     while left > 1 && steps != 0 {
         let half = left >> 1;
-        let at = bounds.wrapping_add(first).wrapping_add(half).wrapping_sub(1);
-        first = first.wrapping_add(half & at_or_below(at));
+        let at = first.wrapping_add(half).wrapping_sub(1);
+        first = first.wrapping_add(half & passed(at));
         left -= half;
         steps -= 1;
     }
-    first.wrapping_sub(at_or_below(bounds.wrapping_add(first))) & 1 != 0
+    first.wrapping_sub(begin).wrapping_sub(passed(first))
 }

@@ -14,6 +14,7 @@ use enforcer_policy::model::{Snapshot, ThisNode};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,10 +22,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     args::{self, Places, Run},
     kernel::{self, CounterTable, Kernel, KernelError},
-    node,
-    observe::{self, Metrics},
+    node::{self, NodeState},
+    observe::{self, Metrics, events, lease},
     reconcile::{Reconciler, Report},
-    source::{Manifests, Objects, Settings, SourceError},
+    source::{
+        Choice, Kubernetes, Objects, OpenError, Settings, Source,
+        kubernetes::{self, Access},
+    },
     state::{self, State, StateError},
 };
 
@@ -33,7 +37,7 @@ use crate::{
 pub enum AgentError {
     /// The source cannot be read at start.
     #[error("the source cannot be read")]
-    Source(#[from] SourceError),
+    Source(#[from] OpenError),
     /// The kernel refuses.
     #[error("the kernel's side cannot be set up")]
     Kernel(#[from] KernelError),
@@ -85,6 +89,9 @@ impl Status {
         for (interface, why) in &report.unguarded {
             reasons.push(format!("interface {interface} is not guarded: {why}"));
         }
+        for interface in &report.attaching {
+            reasons.push(format!("interface {} is about to be guarded", interface.name));
+        }
         if report.enforced.is_some() && report.guarded.is_empty() {
             reasons.push("no interface is guarded".to_owned());
         }
@@ -92,6 +99,15 @@ impl Status {
             reasons.push("the last change could not be applied whole".to_owned());
         }
         reasons
+    }
+
+    /// What `/readyz` adds where what is enforced may be old.
+    #[must_use]
+    pub fn staleness(&self) -> Option<String> {
+        let since = jiff::Timestamp::try_from(self.source_stale_since?).ok()?;
+        Some(format!(
+            "stale since {since:.0}: the source cannot be read, its last word is enforced"
+        ))
     }
 }
 
@@ -106,15 +122,15 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         seed_name: run.seed.clone(),
         kubermatic_namespace: run.kubermatic_namespace.clone(),
     };
-    let args::Source::Manifests(folder) = run.source.clone();
-    let mut source = Manifests::open(folder).await?;
     let state = State::open(&run.places.state)?;
-    let kernel = Kernel::open(&run.places.bpffs)?;
+    let former = state.load();
+    let mut source = Source::open(choice(&run)?, former.as_ref()).await?;
+    let kernel = Kernel::open_attaching(&run.places.bpffs, run.attach)?;
     let listener = observe::bind(run.listen)
         .await
         .map_err(|source| AgentError::Listen { address: run.listen, source })?;
     let counters = CounterTable::open(&run.places.bpffs)?;
-    let mut reconciler = Reconciler::new(kernel, settings, state.load());
+    let mut reconciler = Reconciler::new(kernel, settings, former);
     let (node_addresses, wanted_addresses) = watch::channel(BTreeSet::new());
     let node = node::watch(run.interfaces.clone(), wanted_addresses).await?;
     let mut node_states = node.states();
@@ -123,27 +139,53 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let (saved, to_save) = watch::channel(None);
     let tasks = TaskTracker::new();
     let cancelled = CancellationToken::new();
+    if let Source::Kubernetes(kubernetes) = &source {
+        tell_kubernetes(&run, kubernetes, &statuses, &tasks, &cancelled);
+    }
     tasks.spawn(observe::serve(listener, statuses, Metrics::new(counters), cancelled.clone()));
     let saver = state::keep_saved(state, to_save);
     tasks.close();
 
     let mut objects = source.current();
+    let mut due = Due::Image;
+    let mut known = Arc::default();
     loop {
-        publish_node_addresses(&node_addresses, &objects, &run.node);
+        publish_node_addresses(&node_addresses, &objects, &run.node, reconciler.former());
         let seen = node_states.borrow_and_update().clone();
-        let this_node = ThisNode { name: run.node.clone(), addresses: seen.addresses.clone() };
-        let before = reconciler.former().cloned();
-        let report = reconciler.reconcile(&objects, &this_node, &seen);
+        due = due.max(Due::of(&known, &seen));
+        let report = match due {
+            // Nothing is known, so nothing is changed, an image that is in force included.
+            _ if objects.unread && reconciler.former().is_none() => unread(&objects),
+            Due::Image => {
+                let before = reconciler.former().cloned();
+                let this_node = this_node(&run.node, &seen);
+                let report = reconciler.reconcile(&objects, &this_node, &seen);
+                save(&saved, before.as_ref(), reconciler.former());
+                report
+            }
+            Due::Interfaces => reconciler.guard(&seen),
+            Due::Rest => reconciler.proceed(),
+        };
+        known = seen;
         log(&status.borrow().report, &report);
-        save(&saved, before.as_ref(), reconciler.former());
         let again = report.retry.then(|| Instant::now() + RETRY);
+        let after_failure = if report.failure.is_some() { Due::Image } else { Due::Interfaces };
         status.send_replace(Arc::new(Status { report, source_stale_since: objects.stale_since }));
-        tokio::select! {
+        // In this order: what is left over of the last plan waits for all news.
+        due = tokio::select! {
+            biased;
             () = stop.asked() => break,
-            changed = source.changed() => objects = changed,
-            watched = node_states.changed() => watched.map_err(|_| node::NodeError::Ended)?,
-            () = wait_until(again) => {}
-        }
+            changed = source.changed() => {
+                objects = changed;
+                Due::Image
+            }
+            watched = node_states.changed() => {
+                watched.map_err(|_| node::NodeError::Ended)?;
+                Due::Rest
+            }
+            () = yield_now(), if reconciler.is_open() => Due::Rest,
+            () = wait_until(again) => after_failure,
+        };
     }
     tracing::info!("stops; what is enforced stays in force");
     drop(saved);
@@ -154,11 +196,57 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// What `--source` names.
+fn choice(run: &Run) -> Result<Choice, OpenError> {
+    Ok(match &run.source {
+        args::Source::Manifests(folder) => Choice::Manifests(folder.clone()),
+        args::Source::Kubernetes(file) => Choice::Kubernetes(kubernetes::Options {
+            access: Access::find(file.clone())?,
+            node: run.node.clone(),
+            kubermatic_namespace: run.kubermatic_namespace.clone(),
+            namespace: namespace(run),
+            hold: run.kubernetes.hold_below,
+        }),
+    })
+}
+
+/// Starts what writes to the seed's API: this node's Lease and Events.
+fn tell_kubernetes(
+    run: &Run,
+    source: &Kubernetes,
+    statuses: &watch::Receiver<Arc<Status>>,
+    tasks: &TaskTracker,
+    cancelled: &CancellationToken,
+) {
+    let node = run.node.clone();
+    let Some(namespace) = namespace(run) else {
+        tracing::warn!(
+            "the agent's own Namespace is not known: no Lease, no Events; see --namespace"
+        );
+        return;
+    };
+    let (clients, objects) = (source.clients(), source.reader());
+    tasks.spawn(lease::keep(
+        namespace.clone(),
+        node.clone(),
+        clients.clone(),
+        statuses.clone(),
+        cancelled.clone(),
+    ));
+    let me = events::Identity { namespace, node };
+    tasks.spawn(events::report(me, clients, objects, statuses.clone(), cancelled.clone()));
+}
+
+/// The Namespace that the agent runs in.
+fn namespace(run: &Run) -> Option<String> {
+    run.kubernetes.namespace.clone().or_else(kubernetes::own_namespace)
+}
+
 /// `enforcer clean`
 pub fn clean(places: &Places) -> Result<(), AgentError> {
     let removed = kernel::clean(&places.bpffs)?;
     State::clean(&places.state)?;
-    tracing::info!(pins = removed, "removed");
+    tracing::info!(pins_and_filters = removed, "removed");
     Ok(())
 }
 
@@ -166,6 +254,58 @@ pub fn clean(places: &Places) -> Result<(), AgentError> {
 pub async fn stopped() -> Result<(), AgentError> {
     Stop::new()?.asked().await;
     Ok(())
+}
+
+/// What there is to do, the more the greater.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// Steps left over.
+    Rest,
+    /// Interfaces have changed.
+    Interfaces,
+    /// Something that the image depends on has changed.
+    Image,
+}
+
+impl Due {
+    /// What a change of the node makes necessary.
+    fn of(known: &NodeState, seen: &NodeState) -> Self {
+        let NodeState {
+            addresses,
+            local_ranges,
+            tunnel_peers,
+            connected,
+            interfaces,
+            missing,
+            unguardable,
+        } = seen;
+        let same_image = *addresses == known.addresses
+            && *local_ranges == known.local_ranges
+            && *tunnel_peers == known.tunnel_peers
+            && *connected == known.connected;
+        let same_interfaces = *interfaces == known.interfaces
+            && *missing == known.missing
+            && *unguardable == known.unguardable;
+        match (same_image, same_interfaces) {
+            (false, _) => Self::Image,
+            (true, false) => Self::Interfaces,
+            (true, true) => Self::Rest,
+        }
+    }
+}
+
+/// What there is to report before the source has said anything.
+fn unread(objects: &Objects) -> Report {
+    Report { problems: objects.problems.iter().cloned().collect(), ..Report::default() }
+}
+
+fn this_node(name: &str, seen: &NodeState) -> ThisNode {
+    ThisNode {
+        name: name.to_owned(),
+        addresses: seen.addresses.clone(),
+        tunnel_peers: seen.tunnel_peers.clone(),
+        connected: seen.connected.clone(),
+    }
 }
 
 async fn wait_until(at: Option<Instant>) {
@@ -180,8 +320,13 @@ fn publish_node_addresses(
     addresses: &watch::Sender<BTreeSet<IpAddr>>,
     objects: &Objects,
     node: &str,
+    former: Option<&Arc<Snapshot>>,
 ) {
-    let current = objects.node_addresses(node);
+    let mut current = objects.node_addresses(node);
+    if objects.unread {
+        let former = former.and_then(|former| former.nodes.get(node));
+        current.extend(former.into_iter().flat_map(|node| &node.addresses));
+    }
     addresses.send_if_modified(|known| {
         let changed = *known != current;
         *known = current;
@@ -201,12 +346,12 @@ fn save(
 
 /// One line per change, and one per problem that is new or mended.
 fn log(former: &Report, report: &Report) {
-    if report.steps > 0 {
+    if report.steps > 0 || (former.enforced.is_none() && report.enforced.is_some()) {
         tracing::info!(
             revision = %report.wanted,
             clusters = report.counters.len(),
             frontends = report.frontends,
-            interfaces = report.guarded.len(),
+            interfaces = report.guarded.len() + report.attaching.len(),
             took = ?report.took,
             "image in force"
         );
@@ -216,6 +361,9 @@ fn log(former: &Report, report: &Report) {
     }
     for problem in new(&report.problems, &former.problems) {
         tracing::info!(%problem, "mended");
+    }
+    if !former.attaching.is_empty() && report.attaching.is_empty() {
+        tracing::info!(interfaces = report.guarded.len(), "programs are attached");
     }
     for (interface, why) in new(&former.unguarded, &report.unguarded) {
         tracing::warn!(interface, why, "not guarded");

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use enforcer_policy::model::{ExemptSeed, Options, SeedDefaults};
 use ipnet::IpNet;
 
-use crate::node::Selection;
+use crate::{kernel::Attach, node::Selection, source::kubernetes::Hold};
 
 /// Enforces in the kernel of a seed node who may reach each user cluster's API server.
 #[derive(Debug, Parser)]
@@ -51,7 +51,8 @@ pub struct Clean {
 /// Options of `enforcer run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Where objects come from: `manifests=DIR`, a folder of YAML files.
+    /// Where objects come from: `kubernetes`, the API of the seed as a pod or KUBECONFIG reach it,
+    /// `kubernetes=FILE`, as that kubeconfig does, or `manifests=DIR`, a folder of YAML files.
     #[arg(long, value_name = "SOURCE")]
     pub source: Source,
     /// Name of the Node object of this machine.
@@ -60,6 +61,9 @@ pub struct Run {
     /// Interfaces to guard: `auto`, or names separated by commas.
     #[arg(long, value_name = "NAMES", default_value = "auto")]
     pub interfaces: Selection,
+    /// How programs are attached.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub attach: Attach,
     /// Where things are kept.
     #[command(flatten)]
     pub places: Places,
@@ -81,9 +85,23 @@ pub struct Run {
     /// Namespace of KKP's own services.
     #[arg(long, value_name = "NAME", default_value = "kubermatic")]
     pub kubermatic_namespace: String,
+    /// Options of the source `kubernetes`.
+    #[command(flatten)]
+    pub kubernetes: KubernetesOptions,
     /// Form of log lines.
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// Options of the source `kubernetes`.
+#[derive(Clone, Debug, Args)]
+pub struct KubernetesOptions {
+    /// Namespace that the agent runs in, where it keeps its Leases; known by itself in a pod.
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Hold what a list suddenly lacks if less than this share of it is left; 0% never does.
+    #[arg(long, value_name = "PERCENT", default_value = "50%", value_parser = hold)]
+    pub hold_below: Hold,
 }
 
 impl Run {
@@ -97,6 +115,7 @@ impl Run {
             },
             exempt: self.exempt.iter().map(IpNet::trunc).collect(),
             exempt_seed: self.exempt_seed,
+            ..Options::default()
         }
     }
 }
@@ -106,6 +125,8 @@ impl Run {
 pub enum Source {
     /// A folder of YAML files.
     Manifests(PathBuf),
+    /// The API of the seed, as this kubeconfig reaches it.
+    Kubernetes(Option<PathBuf>),
 }
 
 impl FromStr for Source {
@@ -114,7 +135,11 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('=') {
             Some(("manifests", folder)) if !folder.is_empty() => Ok(Self::Manifests(folder.into())),
-            _ => Err("write manifests=DIR"),
+            Some(("kubernetes", file)) if !file.is_empty() => {
+                Ok(Self::Kubernetes(Some(file.into())))
+            }
+            None if text == "kubernetes" => Ok(Self::Kubernetes(None)),
+            _ => Err("write kubernetes, kubernetes=FILE or manifests=DIR"),
         }
     }
 }
@@ -152,6 +177,12 @@ fn exempt_seed(text: &str) -> Result<ExemptSeed, &'static str> {
     Ok(which)
 }
 
+fn hold(text: &str) -> Result<Hold, &'static str> {
+    let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    let percent = percent.filter(|percent| *percent <= 100);
+    percent.map(|percent| Hold { percent }).ok_or("write a share from 0% to 100%")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,9 +200,21 @@ mod tests {
         let run = run(&[]).unwrap();
         assert_eq!(run.source, Source::Manifests("/etc/kkp".into()));
         assert_eq!(run.interfaces, Selection::Auto);
+        assert_eq!(run.attach, Attach::Auto);
         assert_eq!(run.places.bpffs, PathBuf::from("/sys/fs/bpf/enforcer"));
         assert_eq!(run.listen.to_string(), "127.0.0.1:9464");
         assert_eq!(run.policy(), Options::default());
+    }
+
+    #[test]
+    fn kubernetes_is_a_source_with_and_without_a_file() {
+        assert_eq!("kubernetes".parse(), Ok(Source::Kubernetes(None)));
+        let file = Source::Kubernetes(Some("/etc/kubeconfig".into()));
+        assert_eq!("kubernetes=/etc/kubeconfig".parse(), Ok(file));
+        assert_eq!(run(&[]).unwrap().kubernetes.hold_below, Hold { percent: 50 });
+        let run = run(&["--hold-below", "80%", "--namespace", "guard"]).unwrap();
+        assert_eq!(run.kubernetes.hold_below, Hold { percent: 80 });
+        assert_eq!(run.kubernetes.namespace.as_deref(), Some("guard"));
     }
 
     #[test]
@@ -189,6 +232,8 @@ mod tests {
             ["--interfaces", "eth0,"],
             ["--exempt", "10.0.0.0/33"],
             ["--exempt-seed", "all"],
+            ["--hold-below", "101%"],
+            ["--hold-below", "50"],
             ["--mode", "audit"],
         ] {
             assert!(run(&wrong).is_err(), "{wrong:?}");

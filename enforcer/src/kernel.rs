@@ -2,22 +2,29 @@
 //!
 //! Input: [`Step`](enforcer_policy::plan::Step)s. Output: [`Observed`](enforcer_policy::plan::Observed)
 //! state, read from the kernel at each call. Everything is pinned below one folder of a BPF file
-//! system, so that it outlives the agent; nothing is decided here.
+//! system or held by the interface, so that it outlives the agent; nothing is decided here.
 
+mod attach;
 mod banks;
+mod clsact;
 mod counters;
 mod execute;
-mod links;
 mod load;
 mod object;
 mod pins;
+mod query;
+mod tcx;
 
+pub use attach::Attach;
 pub use counters::{ClusterCounters, CounterTable};
 pub use execute::Kernel;
 pub use object::BPF_OBJECT;
-pub use pins::{Pins, clean};
+pub use pins::Pins;
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     EbpfError,
@@ -25,6 +32,12 @@ use aya::{
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
+
+/// Detaches everything from this network namespace's interfaces, and removes every pin below
+/// `bpffs`. Says how many of both there were.
+pub fn clean(bpffs: &Path) -> Result<usize, KernelError> {
+    Ok(pins::clean(bpffs)? + clsact::clean()?)
+}
 
 /// What went wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +110,17 @@ pub enum KernelError {
         #[source]
         source: Box<LinkError>,
     },
+    /// Filters of interfaces cannot be listed or changed.
+    #[error("cannot {action} filters of interface {index}")]
+    Filter {
+        /// What was tried.
+        action: &'static str,
+        /// Interface number, 0 for all.
+        index: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Pinning an object failed.
     #[error("cannot pin {path}")]
     PinObject {
@@ -124,7 +148,7 @@ impl KernelError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::InterfaceGone { .. } | Self::Link { .. } => true,
+            Self::InterfaceGone { .. } | Self::Link { .. } | Self::Filter { .. } => true,
             Self::BpfFs { .. }
             | Self::Pin { .. }
             | Self::Locked { .. }

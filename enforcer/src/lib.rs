@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod args;
 pub mod kernel;
+mod netlink;
 pub mod node;
 pub mod observe;
 pub mod reconcile;

@@ -1,6 +1,6 @@
 //! The node as netlink shows it: its addresses, and the interfaces that are to be guarded.
 //!
-//! Input: links, addresses and routes of the network namespace of the calling thread, the
+//! Input: links, addresses, routes and neighbours of the network namespace of the calling thread, the
 //! operator's [`Selection`], and the addresses of the Node object. Output: a [`NodeState`], once
 //! ([`observe`]) or whenever it changes ([`watch`]). Invariant: a state is computed from listings
 //! that the kernel did not change underneath, never from remembered messages; where a listing
@@ -39,6 +39,11 @@ pub struct NodeState {
     /// route, "AnyIP"). [`NodeState::addresses`] cannot name them, so frontends there are not
     /// guarded: to be reported.
     pub local_ranges: BTreeSet<IpNet>,
+    /// Addresses of other nodes' tunnel devices: the permanent neighbours of this node's tunnels.
+    pub tunnel_peers: BTreeSet<IpAddr>,
+    /// Subnets that the uplinks are directly connected to, through their own addresses or those of
+    /// bonds, VLANs and bridges above them. Neither single addresses nor link-local ones.
+    pub connected: BTreeSet<IpNet>,
     /// Interfaces to guard, by number.
     pub interfaces: Vec<Interface>,
     /// Selected by name, but not there now. Guarded from the moment they appear.
@@ -80,7 +85,8 @@ impl fmt::Display for Unguardable {
 /// `--interfaces`: which interfaces are guarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Selection {
-    /// Those through which packets from outside reach the node, see [`classify::Role`].
+    /// Those through which packets from outside or from pods reach the node, see
+    /// [`classify::Role`].
     #[default]
     Auto,
     /// Exactly these.
@@ -139,6 +145,8 @@ pub enum Listing {
     RoutesV4,
     /// IPv6 routes.
     RoutesV6,
+    /// Neighbours.
+    Neighbours,
 }
 
 impl fmt::Display for Listing {
@@ -148,6 +156,7 @@ impl fmt::Display for Listing {
             Self::Addresses => "addresses",
             Self::RoutesV4 => "IPv4 routes",
             Self::RoutesV6 => "IPv6 routes",
+            Self::Neighbours => "neighbours",
         })
     }
 }
@@ -159,10 +168,10 @@ pub enum NodeError {
     #[error("cannot open a netlink socket")]
     Open(#[source] io::Error),
     /// The kernel does not tell us of changes.
-    #[error("cannot subscribe to changes of network devices, addresses and routes")]
+    #[error("cannot subscribe to changes of network devices, addresses, routes and neighbours")]
     Subscribe(#[source] io::Error),
     /// The subscription broke.
-    #[error("cannot read changes of network devices, addresses and routes")]
+    #[error("cannot read changes of network devices, addresses, routes and neighbours")]
     Events(#[source] io::Error),
     /// A listing failed.
     #[error("cannot list {listing}")]

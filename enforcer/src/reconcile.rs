@@ -1,7 +1,9 @@
 //! Objects and the node to the kernel: translate, compile, lower, plan, apply, report.
 //!
 //! One call is one attempt. Whatever fails, the kernel keeps the image that it has; what is wrong is
-//! in the [`Report`].
+//! in the [`Report`]. Images first: programs are attached afterwards, in slices ([`links`]).
+
+mod links;
 
 use std::{
     sync::Arc,
@@ -12,12 +14,13 @@ use enforcer_policy::{
     compile::{Revision, Rules, compile},
     image::{Assignment, CapacityError, Image, assign, counter_owners},
     model::{ClusterId, ObjectRef, Snapshot, ThisNode},
-    plan::{Desired, Interface, Step, plan},
+    plan::{Desired, Interface, LinkStep, Step, plan},
     problem::{Problem, ProblemKind},
 };
 
 use ipnet::IpNet;
 
+use self::links::Links;
 use crate::{
     kernel::{Kernel, KernelError},
     node::NodeState,
@@ -29,6 +32,8 @@ pub struct Reconciler {
     kernel: Kernel,
     settings: Settings,
     former: Option<Arc<Snapshot>>,
+    links: Links,
+    report: Report,
 }
 
 /// What one attempt did.
@@ -42,6 +47,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Interfaces that are guarded.
     pub guarded: Vec<Interface>,
+    /// Interfaces whose turn has not come yet.
+    pub attaching: Vec<Interface>,
     /// Interfaces that should be and are not, and why.
     pub unguarded: Vec<(String, String)>,
     /// Counter slot of every guarded cluster.
@@ -50,7 +57,7 @@ pub struct Report {
     pub frontends: usize,
     /// Policies of the image.
     pub policies: usize,
-    /// Steps that changed the kernel.
+    /// Steps that changed the image.
     pub steps: usize,
     /// From the objects to the kernel.
     pub took: Duration,
@@ -64,7 +71,10 @@ impl Report {
     /// Whether what the objects say is enforced on every interface.
     #[must_use]
     pub fn is_enforced(&self) -> bool {
-        self.enforced == Some(self.wanted) && self.unguarded.is_empty() && !self.retry
+        self.enforced == Some(self.wanted)
+            && self.unguarded.is_empty()
+            && self.attaching.is_empty()
+            && !self.retry
     }
 }
 
@@ -72,7 +82,13 @@ impl Reconciler {
     /// Takes over what the kernel holds; `former` is the snapshot that was enforced last.
     #[must_use]
     pub fn new(kernel: Kernel, settings: Settings, former: Option<Snapshot>) -> Self {
-        Self { kernel, settings, former: former.map(Arc::new) }
+        Self {
+            kernel,
+            settings,
+            former: former.map(Arc::new),
+            links: Links::default(),
+            report: Report::default(),
+        }
     }
 
     /// The snapshot of the image in force.
@@ -81,7 +97,7 @@ impl Reconciler {
         self.former.as_ref()
     }
 
-    /// Makes the kernel enforce the objects on the node's interfaces.
+    /// Makes the kernel enforce the objects, and begins to guard the node's interfaces.
     pub fn reconcile(
         &mut self,
         objects: &Objects,
@@ -94,40 +110,59 @@ impl Reconciler {
             translate(objects, &self.settings, this_node, former);
         let (rules, conflicts) = compile(&snapshot);
         problems.extend(conflicts);
+        let ranges = node.local_ranges.iter();
+        problems.extend(ranges.map(|range| any_ip(this_node, *range)));
         let mut report = Report {
             wanted: rules.revision,
             frontends: rules.frontends.len(),
             policies: rules.policies.len(),
             ..Report::default()
         };
-        let NodeState { addresses: _, local_ranges, interfaces, missing, unguardable } = node;
-        for name in missing {
-            report.unguarded.push((name.clone(), "there is no such interface".to_owned()));
-        }
-        for interface in unguardable {
-            report.unguarded.push((interface.name.clone(), interface.to_string()));
-        }
-        problems.extend(local_ranges.iter().map(|range| any_ip(this_node, *range)));
-        match self.apply(&rules, interfaces, &mut report) {
+        match self.apply(&rules, node, &mut report) {
             Ok(()) => self.former = Some(Arc::new(snapshot)),
             Err(Refusal::Capacity(error)) => problems.push(capacity(&error)),
-            Err(Refusal::Kernel(error)) => {
-                report.failure = Some(chain(&error));
-                report.retry = true;
-            }
+            Err(Refusal::Kernel(error)) => report.failure = Some(chain(&error)),
         }
         problems.sort();
         problems.dedup();
         report.problems = problems;
         report.took = begin.elapsed();
+        self.report = report;
+        self.proceed()
+    }
+
+    /// Makes the interfaces of the node guarded; the image stays as it is.
+    pub fn guard(&mut self, node: &NodeState) -> Report {
+        self.report.steps = 0;
+        // Without an image there is nothing to enforce.
+        if self.report.enforced.is_some()
+            && let Err(error) = self.links.plan(&mut self.kernel, node)
+        {
+            self.report.failure = Some(chain(&error));
+        }
+        self.proceed()
+    }
+
+    /// Makes some of the steps that are left over.
+    pub fn proceed(&mut self) -> Report {
+        self.links.proceed(&mut self.kernel);
+        self.links.tell(&mut self.report);
+        let report = self.report.clone();
+        self.report.steps = 0;
         report
     }
 
-    /// Puts the rules in force. Steps on single interfaces may fail without the rest failing.
+    /// Whether steps are left over.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.links.is_open()
+    }
+
+    /// Puts the rules in force, and plans what is to be done at interfaces.
     fn apply(
         &mut self,
         rules: &Rules,
-        interfaces: &[Interface],
+        node: &NodeState,
         report: &mut Report,
     ) -> Result<(), Refusal> {
         let observed = self.kernel.observe()?;
@@ -135,27 +170,30 @@ impl Reconciler {
         report.enforced =
             in_force.map(|words| Revision(enforcer_policy::image::header(words).revision));
         let owners = in_force.map(counter_owners).unwrap_or_default();
-        let (counters, image) = lower(rules, owners)?;
+        let (counters, image) = match lower(rules, owners) {
+            Ok(lowered) => lowered,
+            Err(refusal) => {
+                // The image that is in force must hold on new interfaces too.
+                if report.enforced.is_some() {
+                    self.links.plan(&mut self.kernel, node)?;
+                }
+                return Err(refusal.into());
+            }
+        };
+        let interfaces = node.interfaces.as_slice();
         let steps = plan(&observed, &Desired { image: &image, counters: &counters, interfaces });
-        report.steps = steps.len();
-        report.guarded = interfaces.to_vec();
-        for step in &steps {
-            match (self.kernel.apply(step, &image), step) {
-                (Ok(()), _) => {}
-                (Err(error), Step::Attach { interface } | Step::Replace { interface }) => {
-                    report.retry |= error.is_transient();
-                    report.guarded.retain(|guarded| guarded.index != interface.index);
-                    report.unguarded.push((interface.name.clone(), chain(&error)));
+        let mut links: Vec<LinkStep> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Link(step) => links.push(step),
+                step
+                @ (Step::ResetCounters { .. } | Step::Write { .. } | Step::Activate { .. }) => {
+                    self.kernel.apply(&step, &image)?;
+                    report.steps += 1;
                 }
-                (Err(error), Step::Detach { .. }) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "link is left behind");
-                }
-                (
-                    Err(error),
-                    Step::ResetCounters { .. } | Step::Write { .. } | Step::Activate { .. },
-                ) => return Err(error.into()),
             }
         }
+        self.links.begin(links, node);
         report.enforced = Some(rules.revision);
         report.counters = counters.slots().map(|(cluster, slot)| (cluster.clone(), slot)).collect();
         Ok(())

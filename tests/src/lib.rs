@@ -24,7 +24,8 @@
 //!    thousands of numbered SYNs a second and knows of each whether it arrived. An
 //!    [`onlooker::Onlooker`] is somebody else's program behind ours.
 //! 7. [`packets`] makes any packet by hand and reads any back, [`raw`] sends and catches them.
-//! 8. [`control_plane`] is a real API server for the nodes of a topology, or by itself.
+//! 8. [`control_plane`] is a real API server for the nodes of a topology, or by itself;
+//!    [`watched`] is a stage whose agents read it with the rights that `deploy/base` gives them.
 //!    [`container`] runs the image on a node.
 //! 9. [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above.
 //!
@@ -72,4 +73,5 @@ pub mod survey;
 pub mod talk;
 pub mod topology;
 pub mod traffic;
+pub mod watched;
 pub mod yaml;

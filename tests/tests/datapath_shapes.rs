@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use enforcer::kernel::Kernel;
 use enforcer_ebpf::{
-    decide::{Action, Judgement, Reason, judge},
+    decide::{Action, Judgement, Reason, Side, judge},
     parse::{self, Depth, Link},
 };
 use enforcer_policy::{image::Image, plan::LinkLayer};
@@ -54,11 +54,11 @@ impl Judges {
             LinkLayer::Ethernet => Link::Ethernet,
             LinkLayer::Raw => Link::Raw,
         };
-        match judge(&Bytes(bytes), host, Depth::Full, &self.image) {
+        match judge(&Bytes(bytes), Side::Uplink, host, Depth::Full, &self.image) {
             Judgement::Final(verdict) => assert_eq!(verdict.reason, reason, "{bytes:02x?}"),
             Judgement::Unclear => assert_eq!(reason.action(), Action::Pass, "{bytes:02x?}"),
         }
-        match judge(&Bytes(bytes), host, Depth::Common, &self.image) {
+        match judge(&Bytes(bytes), Side::Uplink, host, Depth::Common, &self.image) {
             Judgement::Final(verdict) => assert_eq!(verdict.reason, reason, "{bytes:02x?}"),
             Judgement::Unclear => {}
         }

@@ -97,7 +97,7 @@ fn a_thousand_swaps_under_traffic_are_each_whole() {
         ended: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
     };
-    let program = Pins::map_below(&bpffs, "program-ethernet");
+    let program = Pins::map_below(&bpffs, "program-ingress-uplink-ethernet");
     let (during, all) = thread::scope(|scope| {
         let asked = scope.spawn(|| traffic.run(&program));
         for swap in 1..=SWAPS {

@@ -2,7 +2,7 @@
 //!
 //! Input: a [`Snapshot`]. Output: [`Rules`], still in terms of addresses and ranges, and the problems
 //! that only show when clusters are seen together. Invariant: a frontend that any claim restricts is
-//! restricted, and admits what all its claims admit.
+//! restricted, and its lists admit what the lists of all its claims admit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,28 +10,33 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::IpNet;
-
 use crate::{
-    model::{
-        Cluster, ClusterId, Frontend, FrontendAddress, Options, Protocol, RangeList, Seed,
-        SeedDefaults, Snapshot,
-    },
-    problem::{Problem, ProblemKind},
+    model::{ClusterId, FrontendAddress, Protocol, Snapshot},
+    problem::Problem,
     ranges::RangeSet,
 };
 
+mod claims;
+mod lists;
 mod revision;
+mod sources;
 
-pub use revision::{Revision, revision};
+use self::{claims::Claim, lists::Lists};
+pub use self::{
+    lists::Admission,
+    revision::{Revision, revision},
+};
 
 /// What the kernel of one node is to enforce.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Addresses of the node: destinations of nodePorts.
     pub node_addresses: BTreeSet<IpAddr>,
-    /// Sources that every policy admits, as seen on uplinks.
-    pub exempt: RangeSet,
+    /// Sources outside any cluster's list.
+    pub exempt: Exempt,
+    /// Pods of control planes that ranges do not decide: API servers, and those outside
+    /// `exempt.pod_facing`.
+    pub pods: BTreeMap<IpAddr, Pod>,
     /// Policies, each of one cluster.
     pub policies: Vec<Policy>,
     /// Guarded frontends and the policy of each, an index into `policies`. A frontend that admits
@@ -44,205 +49,105 @@ pub struct Rules {
 /// What a packet names when it is sent to a frontend.
 pub type FrontendKey = (Protocol, FrontendAddress);
 
+/// Sources outside any cluster's list. None of them counts for an API server pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exempt {
+    /// Sources that every policy admits, on uplinks and tunnels.
+    pub uplink: RangeSet,
+    /// Sources that every policy admits on pod-facing interfaces: those of `uplink`, and this node's
+    /// own pods.
+    pub pod_facing: RangeSet,
+    /// `--trusted-proxies`: load balancers that enforce the lists themselves.
+    pub trusted: RangeSet,
+    /// `--probe-ranges`: sources whose TCP segments pass unless they carry data.
+    pub probes: RangeSet,
+}
+
+/// A pod of a control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// The one cluster whose control plane it belongs to; `None` if several claim it.
+    pub cluster: Option<ClusterId>,
+    /// Its owner steers it: nothing but its own cluster's policy and lists admit it.
+    pub api_server: bool,
+    /// In this node's own pod ranges: on an uplink its address is spoofed.
+    pub local: bool,
+}
+
 /// Sources that a cluster's frontends admit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The cluster, for counters.
+    /// The cluster, for counters and for its own pods; for frontends of the shared proxy that lead to
+    /// no single cluster, namespace and name of its service.
     pub cluster: ClusterId,
-    /// Allowlist and the control plane's own pods.
+    /// Sources that the lists admit, pods not among them.
     pub admitted: Arc<RangeSet>,
-}
-
-/// Whom an allowlist admits. Absent is not empty: only the first lets everybody in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// No list applies.
-    Unrestricted,
-    /// These, and the exemptions.
-    Only(Arc<RangeSet>),
-}
-
-impl Admission {
-    fn intersection(self, other: &Self) -> Self {
-        match (self, other) {
-            (Self::Unrestricted, Self::Unrestricted) => Self::Unrestricted,
-            (Self::Only(set), Self::Unrestricted) => Self::Only(set),
-            (Self::Unrestricted, Self::Only(set)) => Self::Only(set.clone()),
-            (Self::Only(left), Self::Only(right)) => Self::Only(Arc::new(left.intersection(right))),
-        }
-    }
+    /// Whether pods of `cluster` are admitted: not where lists of other clusters count as well.
+    pub own_pods: bool,
 }
 
 /// Compiles a snapshot.
 #[must_use]
 pub fn compile(snapshot: &Snapshot) -> (Rules, Vec<Problem>) {
-    let Snapshot { options, seed, clusters, nodes: _, this_node } = snapshot;
-    let spoofed = own_pod_ranges(snapshot);
-    let admissions: BTreeMap<&ClusterId, Admission> = clusters
-        .values()
-        .map(|cluster| (&cluster.id, admission(cluster, seed.as_ref(), options, &spoofed)))
-        .collect();
-    let mut rules = Rules {
-        node_addresses: this_node.addresses.clone(),
-        exempt: exemptions(snapshot, &spoofed),
-        policies: Vec::new(),
-        frontends: BTreeMap::new(),
-        revision: revision(snapshot),
-    };
+    let mut lists = Lists::new(snapshot);
     let mut policies = Policies::default();
-    let mut problems = Vec::new();
-    for (key, claims) in claims(clusters, &this_node.addresses) {
-        let Some((first, others)) = claims.split_first() else { continue };
-        let mut joint = admissions[&first.cluster.id].clone();
-        let mut owner = first.cluster;
-        for other in others {
-            if other.cluster.id == owner.id {
-                continue;
-            }
-            let theirs = &admissions[&other.cluster.id];
-            if joint == Admission::Unrestricted {
-                owner = other.cluster;
-            }
-            joint = joint.intersection(theirs);
-            problems.push(conflict(first, other.cluster));
-        }
-        match joint {
-            Admission::Unrestricted => {}
-            Admission::Only(admitted) => {
-                rules.frontends.insert(key, policies.index(&owner.id, admitted));
-            }
+    let mut frontends = BTreeMap::new();
+    let mut problems = BTreeSet::new();
+    for (key, claims) in claims::claims(snapshot) {
+        problems.extend(claims::conflicts(&claims));
+        if let Some(policy) = joint(&claims, &mut lists) {
+            frontends.insert(key, policies.index(policy));
         }
     }
-    rules.policies = policies.all;
-    problems.sort();
-    problems.dedup();
-    (rules, problems)
+    let exempt = sources::exempt(snapshot);
+    let rules = Rules {
+        node_addresses: snapshot.this_node.addresses.clone(),
+        pods: sources::pods(snapshot, &exempt),
+        exempt,
+        policies: policies.all,
+        frontends,
+        revision: revision(snapshot),
+    };
+    (rules, problems.into_iter().collect())
 }
 
-/// Policies that exist already, by cluster: rarely more than one each.
+/// What all claims on one frontend admit; `None` where none of them restricts it.
+fn joint<'a>(claims: &[Claim<'a>], lists: &mut Lists<'a>) -> Option<Policy> {
+    let mut joint: Option<Policy> = None;
+    for claim in claims {
+        let admitted = match lists.admission(claim) {
+            Admission::Unrestricted => continue,
+            Admission::Only(admitted) => admitted,
+        };
+        let cluster = claim.claimant();
+        joint = Some(match joint {
+            None => Policy { cluster, admitted, own_pods: true },
+            Some(Policy { cluster: first, admitted: others, own_pods }) => Policy {
+                own_pods: own_pods && first == cluster,
+                cluster: first,
+                admitted: lists::both(others, admitted),
+            },
+        });
+    }
+    joint
+}
+
+/// Policies that exist already, by cluster: rarely more than two each.
 #[derive(Default)]
-struct Policies<'a> {
+struct Policies {
     all: Vec<Policy>,
-    of_cluster: BTreeMap<&'a ClusterId, Vec<usize>>,
+    of_cluster: BTreeMap<ClusterId, Vec<usize>>,
 }
 
-impl<'a> Policies<'a> {
+impl Policies {
     /// Index of the policy, added if it is new.
-    fn index(&mut self, cluster: &'a ClusterId, admitted: Arc<RangeSet>) -> usize {
-        let known = self.of_cluster.entry(cluster).or_default();
-        if let Some(index) = known.iter().find(|index| self.all[**index].admitted == admitted) {
+    fn index(&mut self, policy: Policy) -> usize {
+        let known = self.of_cluster.entry(policy.cluster.clone()).or_default();
+        if let Some(index) = known.iter().find(|index| self.all[**index] == policy) {
             return *index;
         }
         known.push(self.all.len());
-        self.all.push(Policy { cluster: cluster.clone(), admitted });
+        self.all.push(policy);
         self.all.len() - 1
-    }
-}
-
-/// The truth table of KKP (docs/DESIGN.md, "Whom a list admits"), and the cluster's own pods.
-fn admission(
-    cluster: &Cluster,
-    seed: Option<&Seed>,
-    options: &Options,
-    spoofed: &RangeSet,
-) -> Admission {
-    let own = cluster.allowed.as_ref();
-    let defaults = seed.and_then(|seed| seed.default_ranges.as_ref());
-    let balancer = seed.and_then(|seed| seed.load_balancer_ranges.as_ref());
-    let defaults = match (own, options.seed_defaults) {
-        (Some(_), SeedDefaults::Appended | SeedDefaults::Always) | (None, SeedDefaults::Always) => {
-            defaults
-        }
-        (None, SeedDefaults::Appended) => None,
-    };
-    let lists = [own, defaults, balancer];
-    if lists.iter().flatten().all(|list| list.written == 0) {
-        return Admission::Unrestricted;
-    }
-    let listed: RangeSet = lists.into_iter().flatten().flat_map(nets).collect();
-    let pods: RangeSet = cluster.own_pods.iter().collect();
-    Admission::Only(Arc::new(listed.union(&pods.difference(spoofed))))
-}
-
-fn nets(list: &RangeList) -> impl Iterator<Item = IpNet> {
-    list.ranges.iter().map(|range| range.net)
-}
-
-/// Pod ranges of this node: a packet that comes in on an uplink from there is spoofed.
-fn own_pod_ranges(snapshot: &Snapshot) -> RangeSet {
-    let node = snapshot.nodes.get(&snapshot.this_node.name);
-    node.into_iter().flat_map(|node| node.pod_ranges.iter().copied()).collect()
-}
-
-/// What every policy admits on uplinks: nodes and pod ranges of the seed and what the operator
-/// named, without API server pods, which belong to the owners of clusters.
-fn exemptions(snapshot: &Snapshot, spoofed: &RangeSet) -> RangeSet {
-    let Snapshot { options, seed: _, clusters, nodes, this_node: _ } = snapshot;
-    let addresses = nodes.values().flat_map(|node| &node.addresses).map(|a| IpNet::from(*a));
-    let pods = nodes.values().flat_map(|node| node.pod_ranges.iter().copied());
-    let named = options.exempt.iter().copied();
-    let steered: RangeSet =
-        clusters.values().flat_map(|cluster| &cluster.api_server_pods).collect();
-    let nodes: RangeSet = addresses.filter(|_| options.exempt_seed.nodes).collect();
-    let pods: RangeSet = pods.filter(|_| options.exempt_seed.pods).collect();
-    let named: RangeSet = named.collect();
-    nodes.union(&pods.difference(spoofed)).union(&named).difference(&steered)
-}
-
-/// One cluster's claim on a frontend.
-#[derive(Clone, Copy)]
-struct Claim<'a> {
-    cluster: &'a Cluster,
-    frontend: &'a Frontend,
-}
-
-/// Every frontend with all that claim it, in the order of cluster ids.
-///
-/// An external IP may be an address of the node. A packet to it then meets a nodePort of the same
-/// number too, so that both count.
-fn claims<'a>(
-    clusters: &'a BTreeMap<ClusterId, Cluster>,
-    node_addresses: &BTreeSet<IpAddr>,
-) -> BTreeMap<FrontendKey, Vec<Claim<'a>>> {
-    let mut claims: BTreeMap<FrontendKey, Vec<Claim<'a>>> = BTreeMap::new();
-    for cluster in clusters.values() {
-        for frontend in &cluster.frontends {
-            let key = (frontend.protocol, frontend.at);
-            claims.entry(key).or_default().push(Claim { cluster, frontend });
-        }
-    }
-    let shared: Vec<_> = claims
-        .keys()
-        .filter_map(|key| match *key {
-            (protocol, FrontendAddress::Address { address, port })
-                if node_addresses.contains(&address) =>
-            {
-                let node_port = claims.get(&(protocol, FrontendAddress::Node { port }))?;
-                Some((*key, node_port.clone()))
-            }
-            (_, FrontendAddress::Address { .. } | FrontendAddress::Node { .. }) => None,
-        })
-        .collect();
-    for (key, node_port) in shared {
-        claims.entry(key).or_default().extend(node_port);
-    }
-    for claims in claims.values_mut() {
-        claims.sort_by(|left, right| left.cluster.id.cmp(&right.cluster.id));
-    }
-    claims
-}
-
-fn conflict(first: &Claim<'_>, other: &Cluster) -> Problem {
-    let port = match first.frontend.at {
-        FrontendAddress::Node { port } => format!("nodePort {port}"),
-        FrontendAddress::Address { address, port } => format!("{address} port {port}"),
-    };
-    Problem {
-        cluster: Some(first.cluster.id.clone()),
-        object: first.frontend.service.clone(),
-        file: String::new(),
-        field: "spec.ports".to_owned(),
-        value: port,
-        kind: ProblemKind::Conflict { other: other.id.clone() },
     }
 }

@@ -1,7 +1,8 @@
 //! Snapshots and packets for property tests: a small world in which everything collides.
 //!
 //! Addresses come from few bases and their neighbours, so that ranges nest, touch and overlap,
-//! clusters claim the same frontends, and packets fall on both sides of every boundary.
+//! clusters claim the same frontends, and packets fall on both sides of every boundary. Pods are few
+//! and lie in, beside and outside the nodes' pod ranges, so that clusters claim the same ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,10 +15,10 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use crate::{
     model::{
         Cluster, ClusterId, ExemptSeed, ExposeStrategy, Frontend, FrontendAddress, FrontendKind,
-        ListedRange, ObjectRef, Options, Origin, Protocol, RangeList, Seed, SeedDefaults, SeedNode,
-        Snapshot, ThisNode,
+        ListedRange, LoadBalancerRanges, ObjectRef, Options, Origin, ProbeRanges, Protocol,
+        RangeList, Seed, SeedDefaults, SeedNode, Side, Snapshot, ThisNode,
     },
-    oracle::Packet,
+    oracle::{Packet, Segment},
 };
 
 const BASES4: [[u8; 4]; 6] =
@@ -72,17 +73,20 @@ pub fn range() -> impl Strategy<Value = IpNet> {
 }
 
 fn list(kind: &'static str, longest: usize) -> impl Strategy<Value = RangeList> {
-    (vec(range(), 0..longest), 0..2_usize).prop_map(move |(nets, invalid)| RangeList {
-        origin: Origin {
-            object: ObjectRef {
-                kind: kind.to_owned(),
-                namespace: String::new(),
-                name: "generated".to_owned(),
+    let field = select(&["spec.ranges", "metadata.annotations[ranges]"][..]);
+    (vec(range(), 0..longest), 0..2_usize, field).prop_map(move |(nets, invalid, field)| {
+        RangeList {
+            origin: Origin {
+                object: ObjectRef {
+                    kind: kind.to_owned(),
+                    namespace: String::new(),
+                    name: "generated".to_owned(),
+                },
+                field: field.to_owned(),
             },
-            field: "ranges".to_owned(),
-        },
-        written: nets.len() + invalid,
-        ranges: (0..).zip(nets).map(|(position, net)| ListedRange { net, position }).collect(),
+            written: nets.len() + invalid,
+            ranges: (0..).zip(nets).map(|(position, net)| ListedRange { net, position }).collect(),
+        }
     })
 }
 
@@ -111,31 +115,75 @@ fn place() -> impl Strategy<Value = IpAddr> {
     )
 }
 
-fn frontend() -> impl Strategy<Value = Frontend> {
-    let at = prop_oneof![
-        port().prop_map(|port| FrontendAddress::Node { port }),
-        (place(), port()).prop_map(|(address, port)| FrontendAddress::Address { address, port }),
-    ];
-    (protocol(), at, select(&FrontendKind::ALL[..])).prop_map(|(protocol, at, kind)| Frontend {
-        protocol,
-        at,
-        kind,
-        service: ObjectRef {
-            kind: "Service".to_owned(),
-            namespace: "cluster".to_owned(),
-            name: "generated".to_owned(),
+/// An address that pods have: two nodes' pod ranges, and outside of them.
+fn pod() -> impl Strategy<Value = IpAddr> {
+    select(
+        [
+            "10.244.1.7",
+            "10.244.1.8",
+            "10.244.2.7",
+            "172.20.0.7",
+            "fd00:10:244:1::7",
+            "fd00:10:244:2::7",
+            "2001:db8:aa::7",
+        ]
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .collect::<Vec<IpAddr>>(),
+    )
+}
+
+fn pods() -> impl Strategy<Value = BTreeSet<IpAddr>> {
+    vec(prop_oneof![4 => pod(), 1 => address()], 0..3).prop_map(BTreeSet::from_iter)
+}
+
+fn pod_range() -> impl Strategy<Value = IpNet> {
+    let usual = select(
+        ["10.244.1.0/24", "10.244.2.0/24", "fd00:10:244:1::/64", "fd00:10:244:2::/64"]
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect::<Vec<IpNet>>(),
+    );
+    prop_oneof![3 => usual, 1 => range()]
+}
+
+fn frontend(
+    kind: impl Strategy<Value = FrontendKind>,
+    service: &'static str,
+) -> impl Strategy<Value = Frontend> {
+    (protocol(), kind, prop_oneof![4 => place(), 1 => pod()], port()).prop_map(
+        move |(protocol, kind, address, port)| Frontend {
+            protocol,
+            at: match kind {
+                FrontendKind::ApiServerNodePort
+                | FrontendKind::KonnectivityNodePort
+                | FrontendKind::OpenVpnNodePort
+                | FrontendKind::FrontLoadBalancerNodePort
+                | FrontendKind::SharedProxyNodePort => FrontendAddress::Node { port },
+                FrontendKind::FrontLoadBalancer
+                | FrontendKind::ServiceAddress
+                | FrontendKind::PodEndpoint
+                | FrontendKind::SharedProxy
+                | FrontendKind::SharedProxyPod => FrontendAddress::Address { address, port },
+            },
+            kind,
+            service: ObjectRef {
+                kind: "Service".to_owned(),
+                namespace: "generated".to_owned(),
+                name: service.to_owned(),
+            },
+            port_name: String::new(),
         },
-        port_name: String::new(),
-    })
+    )
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {
     let strategy = select(
         &[ExposeStrategy::NodePort, ExposeStrategy::LoadBalancer, ExposeStrategy::Tunneling][..],
     );
-    let pods = || vec(address(), 0..3).prop_map(BTreeSet::from_iter);
-    (strategy, option::weighted(0.8, list("Cluster", 6)), vec(frontend(), 0..6), pods(), pods())
-        .prop_map(|(strategy, allowed, frontends, own_pods, api_server_pods)| Cluster {
+    let frontends = vec(frontend(select(&FrontendKind::ALL[..]), "service"), 0..6);
+    (strategy, option::weighted(0.8, list("Cluster", 6)), frontends, pods(), pods()).prop_map(
+        |(strategy, allowed, frontends, own_pods, api_server_pods)| Cluster {
             id: ClusterId(String::new()),
             namespace: String::new(),
             strategy,
@@ -143,22 +191,44 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             frontends,
             own_pods: own_pods.union(&api_server_pods).copied().collect(),
             api_server_pods,
-        })
+        },
+    )
+}
+
+fn shared_proxy() -> impl Strategy<Value = Vec<Frontend>> {
+    let kinds = select(
+        &[
+            FrontendKind::SharedProxy,
+            FrontendKind::SharedProxyNodePort,
+            FrontendKind::SharedProxyPod,
+        ][..],
+    );
+    vec(frontend(kinds, "nodeport-proxy"), 0..3)
 }
 
 fn options() -> impl Strategy<Value = Options> {
     let defaults = select(&[SeedDefaults::Appended, SeedDefaults::Always][..]);
-    (defaults, vec(range(), 0..2), any::<bool>(), any::<bool>()).prop_map(
-        |(seed_defaults, exempt, nodes, pods)| Options {
+    let lb_ranges = select(&[LoadBalancerRanges::Proxies, LoadBalancerRanges::Everywhere][..]);
+    let exempt_seed = any::<(bool, bool)>().prop_map(|(nodes, pods)| ExemptSeed { nodes, pods });
+    let probes = prop_oneof![
+        3 => (vec(range(), 0..3), any::<bool>())
+            .prop_map(|(ranges, connected)| ProbeRanges { ranges, connected }),
+        1 => Just(ProbeRanges::default()),
+    ];
+    (defaults, vec(range(), 0..2), exempt_seed, lb_ranges, vec(range(), 0..2), probes).prop_map(
+        |(seed_defaults, exempt, exempt_seed, lb_ranges, trusted_proxies, probes)| Options {
             seed_defaults,
             exempt,
-            exempt_seed: ExemptSeed { nodes, pods },
+            exempt_seed,
+            lb_ranges,
+            trusted_proxies,
+            probes,
         },
     )
 }
 
 fn seed_node() -> impl Strategy<Value = SeedNode> {
-    (vec(prop_oneof![address(), place()], 0..3), vec(range(), 0..2)).prop_map(
+    (vec(prop_oneof![address(), place()], 0..3), vec(pod_range(), 0..3)).prop_map(
         |(addresses, pod_ranges)| SeedNode {
             addresses: addresses.into_iter().collect(),
             pod_ranges,
@@ -166,23 +236,36 @@ fn seed_node() -> impl Strategy<Value = SeedNode> {
     )
 }
 
+fn this_node() -> impl Strategy<Value = ThisNode> {
+    (vec(place(), 0..4), vec(address(), 0..2), vec(range(), 0..2)).prop_map(
+        |(addresses, tunnel_peers, connected)| ThisNode {
+            name: "node-0".to_owned(),
+            addresses: addresses.into_iter().collect(),
+            tunnel_peers: tunnel_peers.into_iter().collect(),
+            connected: connected.into_iter().collect(),
+        },
+    )
+}
+
 /// A snapshot of up to five clusters.
 pub fn snapshot() -> impl Strategy<Value = Snapshot> {
-    let seed = (option::of(list("Seed", 4)), option::weighted(0.3, list("Seed", 3))).prop_map(
+    let seed = (option::of(list("Seed", 4)), option::weighted(0.5, list("Seed", 3))).prop_map(
         |(default_ranges, load_balancer_ranges)| Seed {
             name: "seed".to_owned(),
             default_ranges,
             load_balancer_ranges,
         },
     );
+    let nodes = vec(seed_node(), 0..3);
     (
         options(),
         option::weighted(0.8, seed),
         vec(cluster(), 0..5),
-        vec(seed_node(), 0..3),
-        vec(place(), 0..4),
+        (shared_proxy(), pods()),
+        nodes,
+        this_node(),
     )
-        .prop_map(|(options, seed, clusters, nodes, addresses)| Snapshot {
+        .prop_map(|(options, seed, clusters, shared, nodes, this_node)| Snapshot {
             options,
             seed,
             clusters: (0..)
@@ -192,21 +275,45 @@ pub fn snapshot() -> impl Strategy<Value = Snapshot> {
                     (id.clone(), Cluster { namespace: format!("cluster-{id}"), id, ..cluster })
                 })
                 .collect::<BTreeMap<_, _>>(),
+            shared_proxy: shared.0,
+            shared_proxy_pods: shared.1,
             nodes: (0..)
                 .zip(nodes)
                 .map(|(number, node)| (format!("node-{number}"), node))
                 .collect(),
-            this_node: ThisNode {
-                name: "node-0".to_owned(),
-                addresses: addresses.into_iter().collect(),
-            },
+            this_node,
         })
+}
+
+/// Sources that a snapshot says something about, the ends of its ranges included.
+fn known_sources(snapshot: &Snapshot) -> Vec<IpAddr> {
+    let Snapshot { options, seed: _, clusters, nodes, this_node, .. } = snapshot;
+    let ranges = (options.exempt.iter())
+        .chain(&options.trusted_proxies)
+        .chain(&options.probes.ranges)
+        .chain(&this_node.connected)
+        .chain(nodes.values().flat_map(|node| &node.pod_ranges));
+    ranges
+        .flat_map(|range| [range.network(), range.broadcast()])
+        .chain(nodes.values().flat_map(|node| node.addresses.iter().copied()))
+        .chain(this_node.tunnel_peers.iter().copied())
+        .chain(clusters.values().flat_map(|cluster| cluster.own_pods.iter().copied()))
+        .chain(snapshot.shared_proxy_pods.iter().copied())
+        .chain([IpAddr::V4(Ipv4Addr::LOCALHOST)])
+        .collect()
+}
+
+/// Sources of pods.
+fn pod_sources(snapshot: &Snapshot) -> Vec<IpAddr> {
+    let pods = snapshot.clusters.values().flat_map(|cluster| cluster.own_pods.iter().copied());
+    pods.chain([IpAddr::V4(Ipv4Addr::LOCALHOST)]).collect()
 }
 
 /// A packet, more often than not to a frontend of the snapshot.
 pub fn packet(snapshot: &Snapshot) -> impl Strategy<Value = Packet> + use<> {
     let mut targets: Vec<(Protocol, IpAddr, u16)> = Vec::new();
-    for frontend in snapshot.clusters.values().flat_map(|cluster| &cluster.frontends) {
+    let of_clusters = snapshot.clusters.values().flat_map(|cluster| &cluster.frontends);
+    for frontend in of_clusters.chain(&snapshot.shared_proxy) {
         match frontend.at {
             FrontendAddress::Address { address, port } => {
                 targets.push((frontend.protocol, address, port));
@@ -220,24 +327,32 @@ pub fn packet(snapshot: &Snapshot) -> impl Strategy<Value = Packet> + use<> {
     let target = if targets.is_empty() {
         anywhere
     } else {
-        prop_oneof![4 => select(targets), 1 => anywhere].boxed()
+        prop_oneof![6 => select(targets), 1 => anywhere].boxed()
     };
-    let known: Vec<IpAddr> = snapshot
-        .clusters
-        .values()
-        .flat_map(|cluster| cluster.own_pods.iter().copied())
-        .chain(snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()))
-        .chain([IpAddr::V4(Ipv4Addr::LOCALHOST)])
-        .collect();
-    let source = prop_oneof![3 => address(), 1 => select(known)];
-    (source, target).prop_filter_map("one family", |(source, (protocol, destination, port))| {
-        (source.is_ipv4() == destination.is_ipv4()).then_some(Packet {
-            source,
-            destination,
-            protocol,
-            port,
-        })
-    })
+    let source = prop_oneof![
+        2 => address(),
+        2 => select(known_sources(snapshot)),
+        1 => select(pod_sources(snapshot)),
+    ];
+    let side = select(&[Side::Uplink, Side::Pod][..]);
+    let segment = select(&[Segment::Open, Segment::OpenData, Segment::Bare, Segment::Data][..]);
+    (source, target, side, segment, any::<bool>()).prop_filter_map(
+        "one family",
+        |(source, (protocol, destination, port), side, segment, answers_node)| {
+            (source.is_ipv4() == destination.is_ipv4()).then_some(Packet {
+                source,
+                destination,
+                protocol,
+                port,
+                side,
+                segment: match protocol {
+                    Protocol::Tcp => segment,
+                    Protocol::Udp => Segment::Data,
+                },
+                answers_node,
+            })
+        },
+    )
 }
 
 /// A snapshot and packets to it.

@@ -4,33 +4,21 @@
 //! the name of what is full. Nothing here talks to a kernel; tests search an image with the data
 //! path's own functions.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
-};
-
 use enforcer_ebpf::{
-    abi::{
-        self, ABI_VERSION, ADDRESS_ALSO_NODE, ADDRESS_FIRST, ADDRESS_NODE, ADDRESS_SLOTS,
-        ADDRESSES4_AT, ADDRESSES6_AT, Address4, Address6, CLUSTERS_AT, FRONTEND_SLOTS,
-        FRONTENDS_AT, Header, IMAGE_BYTES, MAGIC, POLICIES, POLICY_EXEMPT, POLICY_FIRST, PORTS_AT,
-        frontend_entry, frontend_key,
-    },
+    abi::{self, ABI_VERSION, CLUSTERS_AT, Header, IMAGE_BYTES, MAGIC, Opened},
     tables,
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use crate::{
-    compile::{FrontendKey, Rules},
-    model::{FrontendAddress, Protocol},
-};
+use crate::compile::Rules;
 
+mod build;
 mod counters;
 mod cuckoo;
-mod intervals;
+mod lists;
 
+use build::Builder;
 pub use counters::{Assignment, assign, cluster_word};
-use intervals::Regions;
 
 /// Words (8 bytes) of an image.
 pub const IMAGE_WORDS: usize = IMAGE_BYTES / 8;
@@ -152,165 +140,14 @@ impl tables::Tables for Image {
             unreachable!("an image is built with as many words as it has in the kernel")
         })
     }
+
+    fn opened(&self, _connection: &Opened) -> bool {
+        false
+    }
 }
 
 /// Pairs of hash functions that are tried.
 const SALTS: u64 = 32;
-
-/// Odd numbers without structure: the golden ratio's and the square root of 3's fractions.
-const MULTIPLIERS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xbb67_ae85_84ca_a73b];
-
-struct Builder {
-    words: Vec<u64>,
-    multipliers: [u64; 2],
-}
-
-impl Builder {
-    fn new(salt: u64) -> Self {
-        // Odd factors keep the products odd.
-        let multipliers = MULTIPLIERS.map(|odd| odd.wrapping_mul(2 * salt + 1));
-        Self { words: vec![0; IMAGE_WORDS], multipliers }
-    }
-
-    fn build(mut self, rules: &Rules, counters: &Assignment) -> Result<Image, CapacityError> {
-        let Rules { node_addresses, exempt, policies, frontends, revision } = rules;
-        let limit = (POLICIES - POLICY_FIRST) as usize;
-        if policies.len() > limit {
-            return Err(CapacityError::Policies { wanted: policies.len(), limit });
-        }
-        let numbers = number_addresses(node_addresses, frontends.keys());
-        self.addresses(&numbers)?;
-        self.frontends(frontends, &numbers)?;
-        let mut regions = Regions::new(abi::REGIONS_AT as usize, IMAGE_WORDS);
-        let full = |cluster: &str| CapacityError::Regions {
-            policies: policies.len(),
-            cluster: cluster.to_owned(),
-        };
-        let exempt = regions.policy(&mut self.words, exempt).ok_or_else(|| full("(exemptions)"))?;
-        self.policy(POLICY_EXEMPT, exempt);
-        let mut known = HashMap::new();
-        for (index, policy) in (POLICY_FIRST..).zip(policies) {
-            // Equal lists (a Seed's defaults and nothing else, say) are stored once.
-            let mut record = match known.get(&policy.admitted) {
-                Some(record) => *record,
-                None => {
-                    let record = regions
-                        .policy(&mut self.words, &policy.admitted)
-                        .ok_or_else(|| full(&policy.cluster.0))?;
-                    known.insert(&policy.admitted, record);
-                    record
-                }
-            };
-            record.counter = counters.slot(&policy.cluster);
-            self.policy(index, record);
-        }
-        for (slot, owner) in counters.owners() {
-            self.words[(CLUSTERS_AT + slot) as usize] = owner;
-        }
-        let header = Header {
-            magic: MAGIC,
-            abi: ABI_VERSION,
-            clusters: counters.owners().map(|(slot, _)| slot + 1).max().unwrap_or(0),
-            multipliers: self.multipliers,
-            revision: revision.0,
-            region_words: regions.used() as u64,
-            reserved: [0; 7],
-        };
-        self.put(0, header.as_bytes());
-        Ok(Image { words: self.words })
-    }
-
-    /// Copies bytes, a multiple of eight, to a word.
-    fn put(&mut self, word: usize, bytes: &[u8]) {
-        self.words[word..word + bytes.len() / 8].as_mut_bytes().copy_from_slice(bytes);
-    }
-
-    fn policy(&mut self, index: u32, record: abi::Policy) {
-        let at = (abi::POLICIES_AT + index) as usize * size_of::<abi::Policy>();
-        self.put(at / 8, record.as_bytes());
-    }
-
-    fn addresses(&mut self, numbers: &BTreeMap<IpAddr, u32>) -> Result<(), CapacityError> {
-        let [one, other] = self.multipliers;
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (address, number) in numbers {
-            match address {
-                IpAddr::V4(address) => {
-                    v4.push(Address4 { address: u32::from(*address), number: *number });
-                }
-                IpAddr::V6(address) => {
-                    let (high, low) = halves(u128::from(*address));
-                    v6.push(Address6 { high, low, number: u64::from(*number), reserved: 0 });
-                }
-            }
-        }
-        let slots = |entry: &Address4| {
-            [one, other].map(|multiplier| tables::address4_slot(multiplier, entry.address))
-        };
-        for (slot, entry) in cuckoo::place("IPv4 addresses", ADDRESS_SLOTS, &v4, slots)? {
-            self.put((ADDRESSES4_AT + slot) as usize, entry.as_bytes());
-        }
-        let slots = |entry: &Address6| {
-            [one, other].map(|multiplier| tables::address6_slot(multiplier, entry.high, entry.low))
-        };
-        for (slot, entry) in cuckoo::place("IPv6 addresses", ADDRESS_SLOTS, &v6, slots)? {
-            let words = size_of::<Address6>() / 8;
-            self.put((ADDRESSES6_AT + slot) as usize * words, entry.as_bytes());
-        }
-        Ok(())
-    }
-
-    fn frontends(
-        &mut self,
-        frontends: &BTreeMap<FrontendKey, usize>,
-        numbers: &BTreeMap<IpAddr, u32>,
-    ) -> Result<(), CapacityError> {
-        let mut entries = Vec::with_capacity(frontends.len());
-        for ((protocol, at), policy) in frontends {
-            let protocol = match protocol {
-                Protocol::Tcp => 0,
-                Protocol::Udp => 1,
-            };
-            let (number, port) = match at {
-                FrontendAddress::Node { port } => (ADDRESS_NODE, u32::from(*port)),
-                FrontendAddress::Address { address, port } => {
-                    (numbers[address] & !ADDRESS_ALSO_NODE, u32::from(*port))
-                }
-            };
-            let bit = (protocol << 16 | port) as usize;
-            self.words[PORTS_AT as usize + bit / 64] |= 1 << (bit % 64);
-            entries.push((frontend_key(number, protocol, port), POLICY_FIRST + *policy as u32));
-        }
-        let [one, other] = self.multipliers;
-        let slots = |entry: &(u64, u32)| {
-            [one, other].map(|multiplier| tables::frontend_slot(multiplier, entry.0))
-        };
-        for (slot, (key, policy)) in cuckoo::place("frontends", FRONTEND_SLOTS, &entries, slots)? {
-            self.words[(FRONTENDS_AT + slot) as usize] = frontend_entry(*key, *policy);
-        }
-        Ok(())
-    }
-}
-
-/// Numbers every address that packets to frontends carry: the node's own share one number.
-fn number_addresses<'a>(
-    node: &BTreeSet<IpAddr>,
-    frontends: impl Iterator<Item = &'a FrontendKey>,
-) -> BTreeMap<IpAddr, u32> {
-    let mut numbers: BTreeMap<IpAddr, u32> =
-        node.iter().map(|address| (*address, ADDRESS_NODE)).collect();
-    let mut next = ADDRESS_FIRST;
-    for (_, at) in frontends {
-        let FrontendAddress::Address { address, port: _ } = at else { continue };
-        let number = numbers.entry(*address).or_insert(0);
-        if *number == 0 || *number == ADDRESS_NODE {
-            let also_node = if *number == ADDRESS_NODE { ADDRESS_ALSO_NODE } else { 0 };
-            *number = next | also_node;
-            next += 1;
-        }
-    }
-    numbers
-}
 
 /// Upper and lower 64 bits.
 fn halves(address: u128) -> (u64, u64) {

@@ -12,6 +12,10 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod probes;
+
+pub use probes::ProbeRanges;
+
 /// Everything that verdicts depend on at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -22,6 +26,13 @@ pub struct Snapshot {
     pub seed: Option<Seed>,
     /// User clusters by id.
     pub clusters: BTreeMap<ClusterId, Cluster>,
+    /// Frontends of the shared `nodeport-proxy` that lead to no single cluster: the ports that it
+    /// tells clusters apart on by SNI or tunnel, and what cannot be mapped.
+    #[serde(default)]
+    pub shared_proxy: Vec<Frontend>,
+    /// Addresses of the shared proxy's own pods: KKP's, through which clients reach API servers.
+    #[serde(default)]
+    pub shared_proxy_pods: BTreeSet<IpAddr>,
     /// Nodes of the seed cluster by name, this one included.
     pub nodes: BTreeMap<String, SeedNode>,
     /// The node that the agent runs on.
@@ -37,6 +48,16 @@ pub struct Options {
     pub exempt: Vec<IpNet>,
     /// `--exempt-seed`
     pub exempt_seed: ExemptSeed,
+    /// `--lb-ranges`
+    #[serde(default)]
+    pub lb_ranges: LoadBalancerRanges,
+    /// `--trusted-proxies`: load balancers that deliver from their own addresses and enforce the
+    /// lists themselves.
+    #[serde(default)]
+    pub trusted_proxies: Vec<IpNet>,
+    /// `--probe-ranges`
+    #[serde(default)]
+    pub probes: ProbeRanges,
 }
 
 /// How `spec.defaultAPIServerAllowedIPRanges` of the Seed (D) counts.
@@ -48,6 +69,17 @@ pub enum SeedDefaults {
     Appended,
     /// As KKP's documentation reads: also restricts clusters without a list.
     Always,
+}
+
+/// Where the load balancer ranges of the Seed (S) count besides strategy LoadBalancer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadBalancerRanges {
+    /// As KKP does: on the shared `nodeport-proxy` only.
+    #[default]
+    Proxies,
+    /// On every frontend, direct nodePorts included.
+    Everywhere,
 }
 
 /// Which addresses of the seed are admitted by every allowlist.
@@ -153,7 +185,7 @@ pub struct Cluster {
     pub namespace: String,
     /// `spec.exposeStrategy`, the Seed's default where that is empty.
     pub strategy: ExposeStrategy,
-    /// C: `spec.apiServerAllowedIPRanges`.
+    /// C: `spec.apiServerAllowedIPRanges`, or the annotation that stands for it where KKP refuses it.
     pub allowed: Option<RangeList>,
     /// Where clients reach it.
     pub frontends: Vec<Frontend>,
@@ -232,18 +264,79 @@ pub enum FrontendKind {
     /// Load balancer address or external IP of one of the services behind those nodePorts,
     /// `front-loadbalancer` excepted.
     ServiceAddress,
+    /// A pod behind one of those services, at the port that it listens on.
+    PodEndpoint,
+    /// Load balancer address or external IP of the shared `nodeport-proxy`.
+    SharedProxy,
+    /// The nodePorts that Kubernetes gave the shared `nodeport-proxy`.
+    SharedProxyNodePort,
+    /// An Envoy pod of the shared `nodeport-proxy`.
+    SharedProxyPod,
 }
 
 impl FrontendKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::FrontLoadBalancer,
         Self::FrontLoadBalancerNodePort,
         Self::ApiServerNodePort,
         Self::KonnectivityNodePort,
         Self::OpenVpnNodePort,
         Self::ServiceAddress,
+        Self::PodEndpoint,
+        Self::SharedProxy,
+        Self::SharedProxyNodePort,
+        Self::SharedProxyPod,
     ];
+
+    /// Whether this way leads through the shared `nodeport-proxy`.
+    #[must_use]
+    pub fn is_shared_proxy(self) -> bool {
+        match self {
+            Self::SharedProxy | Self::SharedProxyNodePort | Self::SharedProxyPod => true,
+            Self::FrontLoadBalancer
+            | Self::FrontLoadBalancerNodePort
+            | Self::ApiServerNodePort
+            | Self::KonnectivityNodePort
+            | Self::OpenVpnNodePort
+            | Self::ServiceAddress
+            | Self::PodEndpoint => false,
+        }
+    }
+
+    /// Whether the destination is a pod, whose address each node learns at its own time.
+    #[must_use]
+    pub fn is_pod(self) -> bool {
+        match self {
+            Self::PodEndpoint | Self::SharedProxyPod => true,
+            Self::FrontLoadBalancer
+            | Self::FrontLoadBalancerNodePort
+            | Self::ApiServerNodePort
+            | Self::KonnectivityNodePort
+            | Self::OpenVpnNodePort
+            | Self::ServiceAddress
+            | Self::SharedProxy
+            | Self::SharedProxyNodePort => false,
+        }
+    }
+}
+
+impl Frontend {
+    /// Who answers for a frontend of [`Snapshot::shared_proxy`]: namespace and name of its service,
+    /// which no Cluster can be called, since names hold no slash.
+    #[must_use]
+    pub fn shared_claimant(&self) -> ClusterId {
+        ClusterId(format!("{}/{}", self.service.namespace, self.service.name))
+    }
+}
+
+/// Through which kind of interface a packet comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// An uplink, or a tunnel that packets come out of.
+    Uplink,
+    /// The host's end of a pod's interface.
+    Pod,
 }
 
 /// A node of the seed cluster.
@@ -262,4 +355,11 @@ pub struct ThisNode {
     pub name: String,
     /// Addresses of its interfaces (netlink), kube-ipvs0 left out.
     pub addresses: BTreeSet<IpAddr>,
+    /// Addresses of other nodes' tunnel devices, as the permanent neighbours of this node's tunnel
+    /// devices name them.
+    #[serde(default)]
+    pub tunnel_peers: BTreeSet<IpAddr>,
+    /// Subnets that its uplinks are directly connected to.
+    #[serde(default)]
+    pub connected: BTreeSet<IpNet>,
 }

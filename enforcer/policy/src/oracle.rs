@@ -1,4 +1,4 @@
-//! The judge: decides a connection from the snapshot alone, range by range.
+//! The judge: decides a packet from the snapshot alone, range by range.
 //!
 //! It never sees rules, images or the data path, shares no code with `compile`, and is as slow as
 //! it is plain. Tests hold the kernel against it; `explain` takes its words from it.
@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::{
-    Cluster, ClusterId, FrontendAddress, Origin, Protocol, RangeList, SeedDefaults, Snapshot,
+    Cluster, ClusterId, ExposeStrategy, Frontend, FrontendAddress, LoadBalancerRanges, Origin,
+    Protocol, RangeList, SeedDefaults, Side, Snapshot,
 };
 
-/// A packet as it comes in on an uplink.
+/// A packet, before any address of it is rewritten, and what the node knows of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Source address.
@@ -22,6 +23,45 @@ pub struct Packet {
     pub protocol: Protocol,
     /// Destination port.
     pub port: u16,
+    /// Where it comes in.
+    pub side: Side,
+    /// What it does to its connection.
+    pub segment: Segment,
+    /// Whether the node itself opened, or masqueraded, a connection to this source from this port.
+    pub answers_node: bool,
+}
+
+/// What a packet does to its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// TCP with SYN and without ACK, without data.
+    Open,
+    /// TCP with SYN and without ACK, with data.
+    OpenData,
+    /// Any other TCP segment without data.
+    Bare,
+    /// Any other TCP segment with data, and every UDP packet.
+    Data,
+}
+
+impl Segment {
+    /// Whether it carries data.
+    #[must_use]
+    pub fn has_data(self) -> bool {
+        match self {
+            Self::OpenData | Self::Data => true,
+            Self::Open | Self::Bare => false,
+        }
+    }
+
+    /// Whether it asks for a new connection.
+    #[must_use]
+    pub fn opens(self) -> bool {
+        match self {
+            Self::Open | Self::OpenData => true,
+            Self::Bare | Self::Data => false,
+        }
+    }
 }
 
 /// What becomes of a packet, and why.
@@ -29,12 +69,22 @@ pub struct Packet {
 pub enum Answer {
     /// No frontend that any list restricts.
     Unguarded,
-    /// Admitted: for each claiming cluster with a list, what admits the source.
+    /// Admitted by a range of each claimant that has lists.
     Listed(Vec<(ClusterId, Admitted)>),
+    /// Admitted to its own cluster's control plane: a pod of it.
+    OwnPod(ClusterId),
     /// Admitted by every list.
     Exempt(Exemption),
-    /// Dropped: the clusters that do not admit the source.
+    /// Decided by the load balancer whose address this is: `--trusted-proxies`.
+    TrustedProxy(IpNet),
+    /// Part of a connection that the node opened.
+    Reply,
+    /// A handshake or its end from a probe range.
+    Probe(IpNet),
+    /// Dropped: the claimants that do not admit the source.
     NotListed(Vec<ClusterId>),
+    /// Dropped: data from a probe range.
+    ProbeData(IpNet),
 }
 
 impl Answer {
@@ -42,26 +92,43 @@ impl Answer {
     #[must_use]
     pub fn passes(&self) -> bool {
         match self {
-            Self::Unguarded | Self::Listed(_) | Self::Exempt(_) => true,
-            Self::NotListed(_) => false,
+            Self::Unguarded
+            | Self::Listed(_)
+            | Self::OwnPod(_)
+            | Self::Exempt(_)
+            | Self::TrustedProxy(_)
+            | Self::Reply
+            | Self::Probe(_) => true,
+            Self::NotListed(_) | Self::ProbeData(_) => false,
+        }
+    }
+
+    /// The reason under which the data path counts it.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unguarded => "unguarded",
+            Self::Listed(_) => "listed",
+            Self::OwnPod(_) => "own_pod",
+            Self::Exempt(_) => "exempt",
+            Self::TrustedProxy(_) => "trusted_proxy",
+            Self::Reply => "reply",
+            Self::Probe(_) => "probe",
+            Self::NotListed(_) => "not_listed",
+            Self::ProbeData(_) => "probe_data",
         }
     }
 }
 
-/// What admits a source to one cluster.
+/// The range that admits a source to one claimant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admitted {
-    /// A range of a list.
-    Range {
-        /// The range.
-        range: IpNet,
-        /// The object and field.
-        origin: Origin,
-        /// Position in the field's list.
-        position: u32,
-    },
-    /// The source is a pod of the control plane itself.
-    OwnPod,
+pub struct Admitted {
+    /// The range.
+    pub range: IpNet,
+    /// The object and field.
+    pub origin: Origin,
+    /// Position in the field's list.
+    pub position: u32,
 }
 
 /// Why every list admits a source.
@@ -69,74 +136,130 @@ pub enum Admitted {
 pub enum Exemption {
     /// An address of this Node.
     Node(String),
+    /// The address of another node's tunnel device.
+    TunnelPeer,
     /// A pod range of this Node.
     PodRange(String, IpNet),
+    /// A pod of the shared `nodeport-proxy`.
+    SharedProxyPod,
     /// `--exempt`
     Option(IpNet),
+}
+
+/// One claimant's lists at the frontend that a packet names.
+struct Claim<'a> {
+    claimant: ClusterId,
+    lists: Vec<&'a RangeList>,
 }
 
 /// Decides a packet.
 #[must_use]
 pub fn admit(snapshot: &Snapshot, packet: &Packet) -> Answer {
-    let restricted: Vec<&Cluster> = snapshot
-        .clusters
-        .values()
-        .filter(|cluster| claims(snapshot, cluster, packet))
-        .filter(|cluster| is_restricted(snapshot, cluster))
+    let source = packet.source;
+    let restricted: Vec<Claim<'_>> = claims(snapshot, packet)
+        .into_iter()
+        .filter(|claim| claim.lists.iter().any(|list| list.written > 0))
         .collect();
     if restricted.is_empty() {
         return Answer::Unguarded;
     }
     let mut listed = Vec::new();
     let mut refused = Vec::new();
-    for cluster in restricted {
-        match admitted(snapshot, cluster, packet.source) {
-            Some(by) => listed.push((cluster.id.clone(), by)),
-            None => refused.push(cluster.id.clone()),
+    for Claim { claimant, lists } in &restricted {
+        match admitted(lists, source) {
+            Some(by) => listed.push((claimant.clone(), by)),
+            None => refused.push(claimant.clone()),
         }
     }
     if refused.is_empty() {
         return Answer::Listed(listed);
     }
-    exemption(snapshot, packet.source).map_or(Answer::NotListed(refused), Answer::Exempt)
+    refused.dedup();
+    let steered =
+        snapshot.clusters.values().any(|cluster| cluster.api_server_pods.contains(&source));
+    if !steered && let Some(exemption) = exemption(snapshot, source, packet.side) {
+        return Answer::Exempt(exemption);
+    }
+    if let Some(owner) = only_owner(snapshot, source)
+        && restricted.iter().all(|claim| claim.claimant == *owner)
+        && !is_spoofed(snapshot, source, packet.side)
+    {
+        return Answer::OwnPod(owner.clone());
+    }
+    if !steered && let Some(range) = holding(&snapshot.options.trusted_proxies, source) {
+        return Answer::TrustedProxy(range);
+    }
+    let is_tcp = packet.protocol == Protocol::Tcp;
+    if packet.answers_node && is_tcp && !packet.segment.opens() {
+        return Answer::Reply;
+    }
+    match probe_range(snapshot, source).filter(|_| !steered && is_tcp) {
+        Some(range) if packet.segment.has_data() => Answer::ProbeData(range),
+        Some(range) => Answer::Probe(range),
+        None => Answer::NotListed(refused),
+    }
 }
 
-fn claims(snapshot: &Snapshot, cluster: &Cluster, packet: &Packet) -> bool {
-    cluster.frontends.iter().any(|frontend| {
-        frontend.protocol == packet.protocol
-            && match frontend.at {
-                FrontendAddress::Node { port } => {
-                    port == packet.port
-                        && snapshot.this_node.addresses.contains(&packet.destination)
-                }
-                FrontendAddress::Address { address, port } => {
-                    port == packet.port && address == packet.destination
-                }
+/// Who claims the frontend that a packet names, with the lists that count there. One cluster may
+/// claim it in two ways, of which the lists differ.
+fn claims<'a>(snapshot: &'a Snapshot, packet: &Packet) -> Vec<Claim<'a>> {
+    let mut claims = Vec::new();
+    for cluster in snapshot.clusters.values() {
+        for frontend in &cluster.frontends {
+            if is_named(snapshot, frontend, packet) {
+                let lists = lists(snapshot, cluster, frontend);
+                claims.push(Claim { claimant: cluster.id.clone(), lists });
             }
-    })
+        }
+    }
+    for frontend in &snapshot.shared_proxy {
+        if is_named(snapshot, frontend, packet) {
+            let lists = snapshot.seed.iter().flat_map(|seed| &seed.load_balancer_ranges).collect();
+            claims.push(Claim { claimant: frontend.shared_claimant(), lists });
+        }
+    }
+    claims
 }
 
-/// The lists that count for a cluster, whether they hold anything or not.
-fn lists<'a>(snapshot: &'a Snapshot, cluster: &'a Cluster) -> Vec<&'a RangeList> {
+fn is_named(snapshot: &Snapshot, frontend: &Frontend, packet: &Packet) -> bool {
+    frontend.protocol == packet.protocol
+        && match frontend.at {
+            FrontendAddress::Node { port } => {
+                port == packet.port && snapshot.this_node.addresses.contains(&packet.destination)
+            }
+            FrontendAddress::Address { address, port } => {
+                port == packet.port && address == packet.destination
+            }
+        }
+}
+
+/// The lists of a cluster that count at one of its frontends, whether they hold anything or not.
+fn lists<'a>(
+    snapshot: &'a Snapshot,
+    cluster: &'a Cluster,
+    frontend: &Frontend,
+) -> Vec<&'a RangeList> {
+    let options = &snapshot.options;
     let mut lists: Vec<&RangeList> = cluster.allowed.iter().collect();
     if let Some(seed) = &snapshot.seed {
-        if cluster.allowed.is_some() || snapshot.options.seed_defaults == SeedDefaults::Always {
+        if cluster.allowed.is_some() || options.seed_defaults == SeedDefaults::Always {
             lists.extend(&seed.default_ranges);
         }
-        lists.extend(&seed.load_balancer_ranges);
+        if cluster.strategy == ExposeStrategy::LoadBalancer
+            || frontend.kind.is_shared_proxy()
+            || options.lb_ranges == LoadBalancerRanges::Everywhere
+        {
+            lists.extend(&seed.load_balancer_ranges);
+        }
     }
     lists
 }
 
-fn is_restricted(snapshot: &Snapshot, cluster: &Cluster) -> bool {
-    lists(snapshot, cluster).iter().any(|list| list.written > 0)
-}
-
-fn admitted(snapshot: &Snapshot, cluster: &Cluster, source: IpAddr) -> Option<Admitted> {
-    for list in lists(snapshot, cluster) {
+fn admitted(lists: &[&RangeList], source: IpAddr) -> Option<Admitted> {
+    for list in lists {
         for range in &list.ranges {
             if range.net.contains(&source) {
-                return Some(Admitted::Range {
+                return Some(Admitted {
                     range: range.net,
                     origin: list.origin.clone(),
                     position: range.position,
@@ -144,37 +267,65 @@ fn admitted(snapshot: &Snapshot, cluster: &Cluster, source: IpAddr) -> Option<Ad
             }
         }
     }
-    (cluster.own_pods.contains(&source) && !is_spoofed(snapshot, source))
-        .then_some(Admitted::OwnPod)
+    None
+}
+
+/// The cluster whose control plane the pod belongs to, if it is exactly one.
+fn only_owner(snapshot: &Snapshot, source: IpAddr) -> Option<&ClusterId> {
+    let mut owners = snapshot.clusters.values().filter(|cluster| {
+        cluster.own_pods.contains(&source) || cluster.api_server_pods.contains(&source)
+    });
+    let owner = owners.next()?;
+    owners.next().is_none().then_some(&owner.id)
 }
 
 /// A pod of this node does not send on an uplink.
-fn is_spoofed(snapshot: &Snapshot, source: IpAddr) -> bool {
-    snapshot
-        .nodes
-        .get(&snapshot.this_node.name)
-        .is_some_and(|node| node.pod_ranges.iter().any(|range| range.contains(&source)))
+fn is_spoofed(snapshot: &Snapshot, source: IpAddr, side: Side) -> bool {
+    let local = snapshot.nodes.get(&snapshot.this_node.name);
+    match side {
+        Side::Uplink => local.is_some_and(|node| holding(&node.pod_ranges, source).is_some()),
+        Side::Pod => false,
+    }
 }
 
-fn exemption(snapshot: &Snapshot, source: IpAddr) -> Option<Exemption> {
-    if snapshot.clusters.values().any(|cluster| cluster.api_server_pods.contains(&source)) {
+fn exemption(snapshot: &Snapshot, source: IpAddr, side: Side) -> Option<Exemption> {
+    let exempt_seed = snapshot.options.exempt_seed;
+    if let Some(range) = holding(&snapshot.options.exempt, source) {
+        return Some(Exemption::Option(range));
+    }
+    if exempt_seed.nodes {
+        for (name, node) in &snapshot.nodes {
+            if node.addresses.contains(&source) {
+                return Some(Exemption::Node(name.clone()));
+            }
+        }
+        if snapshot.this_node.tunnel_peers.contains(&source) {
+            return Some(Exemption::TunnelPeer);
+        }
+    }
+    if is_spoofed(snapshot, source, side) {
         return None;
     }
-    for range in &snapshot.options.exempt {
-        if range.contains(&source) {
-            return Some(Exemption::Option(*range));
-        }
+    if snapshot.shared_proxy_pods.contains(&source) {
+        return Some(Exemption::SharedProxyPod);
     }
-    for (name, node) in &snapshot.nodes {
-        if snapshot.options.exempt_seed.nodes && node.addresses.contains(&source) {
-            return Some(Exemption::Node(name.clone()));
-        }
-        if !snapshot.options.exempt_seed.pods || is_spoofed(snapshot, source) {
-            continue;
-        }
-        if let Some(range) = node.pod_ranges.iter().find(|range| range.contains(&source)) {
-            return Some(Exemption::PodRange(name.clone(), *range));
+    if exempt_seed.pods {
+        for (name, node) in &snapshot.nodes {
+            if let Some(range) = holding(&node.pod_ranges, source) {
+                return Some(Exemption::PodRange(name.clone(), range));
+            }
         }
     }
     None
+}
+
+fn probe_range(snapshot: &Snapshot, source: IpAddr) -> Option<IpNet> {
+    let probes = &snapshot.options.probes;
+    let connected = snapshot.this_node.connected.iter().filter(|_| probes.connected);
+    holding(probes.ranges.iter().chain(connected), source)
+}
+
+/// The first range that holds an address.
+fn holding<'a>(ranges: impl IntoIterator<Item = &'a IpNet>, address: IpAddr) -> Option<IpNet> {
+    ranges.into_iter().find(|range| range.contains(&address)).copied()
 }

@@ -7,7 +7,10 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use crate::image::{Assignment, IMAGE_WORDS, Image};
+use crate::{
+    image::{Assignment, IMAGE_WORDS, Image},
+    model::Side,
+};
 
 /// The two maps that hold images: one in force, one to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +44,19 @@ pub struct Interface {
     pub name: String,
     /// Where its packets begin.
     pub link: LinkLayer,
+    /// Which way it faces.
+    pub side: Side,
+}
+
+impl Interface {
+    /// The program that belongs on a hook of this interface.
+    #[must_use]
+    pub const fn program(&self, hook: Hook) -> Program {
+        match hook {
+            Hook::Ingress => Program::Ingress { side: self.side, link: self.link },
+            Hook::Egress => Program::Egress { link: self.link },
+        }
+    }
 }
 
 /// Where packets of an interface begin.
@@ -52,16 +68,79 @@ pub enum LinkLayer {
     Raw,
 }
 
-/// How the program hangs on an interface.
+/// Where on an interface a program hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Where packets come in.
+    Ingress,
+    /// Where packets go out.
+    Egress,
+}
+
+impl Hook {
+    /// Both, in the order in which they are attached: what judges before what only records.
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+}
+
+/// A program of the BPF object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Program {
+    /// Judges what comes in.
+    Ingress {
+        /// Which way the interface faces.
+        side: Side,
+        /// Where its packets begin.
+        link: LinkLayer,
+    },
+    /// Records connections that the node opens; drops nothing.
+    Egress {
+        /// Where its packets begin.
+        link: LinkLayer,
+    },
+}
+
+impl Program {
+    /// Every program.
+    pub const ALL: [Self; 6] = [
+        Self::Ingress { side: Side::Uplink, link: LinkLayer::Ethernet },
+        Self::Ingress { side: Side::Uplink, link: LinkLayer::Raw },
+        Self::Ingress { side: Side::Pod, link: LinkLayer::Ethernet },
+        Self::Ingress { side: Side::Pod, link: LinkLayer::Raw },
+        Self::Egress { link: LinkLayer::Ethernet },
+        Self::Egress { link: LinkLayer::Raw },
+    ];
+
+    /// Its name in the BPF object.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        use LinkLayer::{Ethernet, Raw};
+        match self {
+            Self::Ingress { side: Side::Uplink, link: Ethernet } => "ingress_uplink_ethernet",
+            Self::Ingress { side: Side::Uplink, link: Raw } => "ingress_uplink_raw",
+            Self::Ingress { side: Side::Pod, link: Ethernet } => "ingress_pod_ethernet",
+            Self::Ingress { side: Side::Pod, link: Raw } => "ingress_pod_raw",
+            Self::Egress { link: Ethernet } => "egress_ethernet",
+            Self::Egress { link: Raw } => "egress_raw",
+        }
+    }
+}
+
+/// How a program hangs on a hook of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachment {
-    /// The program of this agent, first in its chain.
-    Current,
+    /// One of this agent.
+    Current {
+        /// Which one.
+        program: Program,
+    },
     /// A program of an earlier agent: it enforces, and is to be replaced in place.
     Former,
-    /// The link is there but its interface is gone.
+    /// A pinned link whose interface is gone; its number may belong to another one by now.
     Dangling,
 }
+
+/// What hangs where, by interface number and hook.
+pub type Attachments = BTreeMap<(u32, Hook), Attachment>;
 
 /// What the kernel holds.
 #[derive(Clone, Debug)]
@@ -70,8 +149,8 @@ pub struct Observed<'a> {
     pub active: Option<Bank>,
     /// Words of both banks.
     pub banks: [&'a [u64]; 2],
-    /// Pinned links by interface number.
-    pub links: BTreeMap<u32, Attachment>,
+    /// What hangs on the interfaces.
+    pub links: Attachments,
 }
 
 impl Observed<'_> {
@@ -116,20 +195,33 @@ pub enum Step {
         /// The bank.
         bank: Bank,
     },
-    /// Attach the program, first in its chain, and pin the link.
+    /// A change at an interface.
+    Link(LinkStep),
+}
+
+/// A change at one hook of one interface. Those of different interfaces do not depend on each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkStep {
+    /// Attach the program, first in its chain, so that it stays when the agent ends.
     Attach {
         /// The interface.
         interface: Interface,
+        /// The hook.
+        hook: Hook,
     },
-    /// Replace the program of a pinned link in place.
+    /// Replace the program that hangs there in place.
     Replace {
         /// The interface.
         interface: Interface,
+        /// The hook.
+        hook: Hook,
     },
-    /// Unpin a link: detaches where the interface still is.
+    /// Take away what hangs there, where the interface still is.
     Detach {
         /// Interface number.
         index: u32,
+        /// The hook.
+        hook: Hook,
     },
 }
 
@@ -152,28 +244,46 @@ pub fn plan(observed: &Observed<'_>, desired: &Desired<'_>) -> Vec<Step> {
         );
         steps.push(Step::Activate { bank: spare });
     }
+    steps.extend(plan_links(&observed.links, interfaces).into_iter().map(Step::Link));
+    steps
+}
+
+/// Plans the way from what hangs on the interfaces to what shall hang there, for the image in force.
+#[must_use]
+pub fn plan_links(observed: &Attachments, interfaces: &[Interface]) -> Vec<LinkStep> {
     let (mut attach, mut replace, mut detach) = (Vec::new(), Vec::new(), Vec::new());
-    for interface in interfaces {
+    for (interface, hook) in by_urgency(interfaces) {
+        let place = (interface.index, hook);
         let interface = interface.clone();
-        match observed.links.get(&interface.index) {
-            None => attach.push(Step::Attach { interface }),
-            Some(Attachment::Former) => replace.push(Step::Replace { interface }),
-            Some(Attachment::Current) => {}
+        match observed.get(&place) {
+            None => attach.push(LinkStep::Attach { interface, hook }),
+            Some(Attachment::Current { program }) if *program == interface.program(hook) => {}
+            Some(Attachment::Current { .. } | Attachment::Former) => {
+                replace.push(LinkStep::Replace { interface, hook });
+            }
             Some(Attachment::Dangling) => {
                 // The number was given to a new interface: the old pin stands in its way.
-                attach.push(Step::Detach { index: interface.index });
-                attach.push(Step::Attach { interface });
+                attach.push(LinkStep::Detach { index: place.0, hook });
+                attach.push(LinkStep::Attach { interface, hook });
             }
         }
     }
-    for index in observed.links.keys() {
+    for (index, hook) in observed.keys() {
         if !interfaces.iter().any(|interface| interface.index == *index) {
-            detach.push(Step::Detach { index: *index });
+            detach.push(LinkStep::Detach { index: *index, hook: *hook });
         }
     }
     // Replacing first: a former program may know less than the image now in force.
-    steps.extend(replace.into_iter().chain(attach).chain(detach));
-    steps
+    replace.into_iter().chain(attach).chain(detach).collect()
+}
+
+/// Every hook of every interface, those that strangers come through first: attaching takes the
+/// kernel milliseconds each, and pods come in crowds.
+fn by_urgency(interfaces: &[Interface]) -> Vec<(&Interface, Hook)> {
+    let mut places: Vec<_> =
+        interfaces.iter().flat_map(|interface| Hook::ALL.map(|hook| (interface, hook))).collect();
+    places.sort_by_key(|(interface, hook)| (interface.side, *hook));
+    places
 }
 
 /// Pages in which the words differ, neighbours joined.
@@ -191,3 +301,6 @@ fn differing(observed: &[u64], desired: &[u64]) -> Vec<Range<usize>> {
     }
     ranges
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,7 +96,7 @@ impl<'a> FromIterator<&'a IpAddr> for RangeSet {
 }
 
 /// Numbers that addresses are.
-pub trait Number: Copy + Ord {
+pub trait Number: Copy + Default + Ord {
     /// The number before, if there is one.
     fn before(self) -> Option<Self>;
     /// The number after, if there is one.

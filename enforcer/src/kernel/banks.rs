@@ -15,7 +15,7 @@ use enforcer_policy::{
 };
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::{KernelError, Pins, links};
+use super::{KernelError, Pins, pins};
 
 /// Both banks.
 pub(super) struct Banks {
@@ -62,9 +62,9 @@ impl Banks {
 }
 
 /// A map to put into `GRACE`. An array gives its handle away only by a pin.
-fn token(pins: &Pins) -> Result<MapData, KernelError> {
-    let path = pins.map("token");
-    links::remove(&path)?;
+fn token(folder: &Pins) -> Result<MapData, KernelError> {
+    let path = folder.map("token");
+    pins::remove_file(&path)?;
     let map =
         Array::<MapData, u32>::create(1, 0).map_err(|source| error("create", MAP_GRACE, source))?;
     map.pin(&path).map_err(|source| KernelError::PinObject {
@@ -72,7 +72,7 @@ fn token(pins: &Pins) -> Result<MapData, KernelError> {
         source: Box::new(source),
     })?;
     let token = MapData::from_pin(&path).map_err(|source| error("open", MAP_GRACE, source));
-    links::remove(&path)?;
+    pins::remove_file(&path)?;
     token
 }
 

@@ -8,15 +8,17 @@ use aya::{
     programs::SchedClassifier,
 };
 use enforcer_ebpf::{
-    abi::{CLUSTERS, Counters, Images, MAP_COUNTERS, MAP_GRACE, MAP_IMAGES, MAP_REASONS},
+    abi::{
+        CLUSTERS, Counters, Images, MAP_COUNTERS, MAP_GRACE, MAP_IMAGES, MAP_OPENED, MAP_REASONS,
+    },
     decide::Reason,
 };
-use enforcer_policy::plan::LinkLayer;
+use enforcer_policy::plan::Program;
 
-use super::{BPF_OBJECT, CounterTable, KernelError, Pins, banks::Banks};
+use super::{BPF_OBJECT, CounterTable, KernelError, Pins, attach::ProgramIds, banks::Banks};
 
 /// Maps that the programs share with the agent.
-const MAPS: [&str; 4] = [MAP_IMAGES, MAP_GRACE, MAP_COUNTERS, MAP_REASONS];
+const MAPS: [&str; 5] = [MAP_IMAGES, MAP_GRACE, MAP_COUNTERS, MAP_REASONS, MAP_OPENED];
 
 /// What loading gives.
 pub(super) struct Loaded {
@@ -32,9 +34,23 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// The program for a kind of link.
-    pub(super) fn of(&mut self, link: LinkLayer) -> Result<&mut SchedClassifier, KernelError> {
-        program(&mut self.object, name(link))
+    /// One of them.
+    pub(super) fn of(&mut self, program: Program) -> Result<&mut SchedClassifier, KernelError> {
+        classifier(&mut self.object, program.name())
+    }
+
+    /// Their numbers in the kernel.
+    pub(super) fn ids(&mut self) -> Result<ProgramIds, KernelError> {
+        let mut ids = ProgramIds::new();
+        for program in Program::ALL {
+            let info = self.of(program)?.info().map_err(|source| KernelError::Program {
+                action: "read",
+                name: program.name().to_owned(),
+                source: Box::new(source),
+            })?;
+            ids.insert(info.id(), program);
+        }
+        Ok(ids)
     }
 }
 
@@ -46,15 +62,15 @@ pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
     }
     let mut object =
         loader.load(BPF_OBJECT).map_err(|source| KernelError::Load(Box::new(source)))?;
-    for link in [LinkLayer::Ethernet, LinkLayer::Raw] {
-        let path = pins.program(link);
-        let program = program(&mut object, name(link))?;
-        let failed = |action, source| KernelError::Program {
-            action,
-            name: name(link).to_owned(),
+    for program in Program::ALL {
+        let path = pins.program(program);
+        let name = program.name();
+        let program = classifier(&mut object, name)?;
+        program.load().map_err(|source| KernelError::Program {
+            action: "load",
+            name: name.to_owned(),
             source: Box::new(source),
-        };
-        program.load().map_err(|source| failed("load", source))?;
+        })?;
         replace_pin(&path, |path| {
             program.pin(path).map_err(|source| KernelError::PinObject {
                 path: path.into(),
@@ -73,14 +89,7 @@ pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
     })
 }
 
-fn name(link: LinkLayer) -> &'static str {
-    match link {
-        LinkLayer::Ethernet => "ingress_ethernet",
-        LinkLayer::Raw => "ingress_raw",
-    }
-}
-
-fn program<'a>(
+fn classifier<'a>(
     object: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, KernelError> {

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! BPFFS/v1/IMAGES GRACE COUNTERS REASONS              maps
-//! BPFFS/v1/program-ethernet program-raw               programs, for `test_run` by others
-//! BPFFS/v1/links/INTERFACE-NUMBER                     links
+//! BPFFS/v1/program-ingress-uplink-ethernet …          programs, for `test_run` by others
+//! BPFFS/v1/links/INTERFACE-NUMBER-ingress …-egress    links of TCX
 //! ```
 //! The number in the folder's name is the ABI's, so that builds of different ABIs never meet.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File},
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
@@ -15,7 +16,7 @@ use std::{
 };
 
 use enforcer_ebpf::abi::ABI_VERSION;
-use enforcer_policy::plan::LinkLayer;
+use enforcer_policy::plan::{Hook, Program};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -78,35 +79,52 @@ impl Pins {
 
     /// Pin of a program.
     #[must_use]
-    pub fn program(&self, link: LinkLayer) -> PathBuf {
-        self.folder.join(match link {
-            LinkLayer::Ethernet => "program-ethernet",
-            LinkLayer::Raw => "program-raw",
-        })
+    pub fn program(&self, program: Program) -> PathBuf {
+        self.folder.join(format!("program-{}", program.name().replace('_', "-")))
     }
 
-    /// Pin of the link on an interface.
+    /// Pin of the link on a hook of an interface.
     #[must_use]
-    pub fn link(&self, interface: u32) -> PathBuf {
-        self.folder.join("links").join(interface.to_string())
+    pub fn link(&self, interface: u32, hook: Hook) -> PathBuf {
+        self.folder.join("links").join(format!("{interface}-{}", hook_name(hook)))
     }
 
-    /// Interface numbers of all pinned links.
-    pub fn linked_interfaces(&self) -> Result<Vec<u32>, KernelError> {
+    /// Interface numbers and hooks of all pinned links.
+    pub fn links(&self) -> Result<BTreeSet<(u32, Hook)>, KernelError> {
         let folder = self.folder.join("links");
         let failed = |source| KernelError::Pin { action: "list", path: folder.clone(), source };
-        let mut numbers = Vec::new();
+        let mut links = BTreeSet::new();
         for entry in fs::read_dir(&folder).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            numbers.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+            links.extend(name.to_str().and_then(link_place));
         }
-        numbers.sort_unstable();
-        Ok(numbers)
+        Ok(links)
+    }
+}
+
+const fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Ingress => "ingress",
+        Hook::Egress => "egress",
+    }
+}
+
+fn link_place(name: &str) -> Option<(u32, Hook)> {
+    let (index, hook) = name.split_once('-')?;
+    let hook = Hook::ALL.into_iter().find(|known| hook_name(*known) == hook)?;
+    Some((index.parse().ok()?, hook))
+}
+
+/// Removes a pin if it is there.
+pub(super) fn remove_file(path: &Path) -> Result<(), KernelError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(|source| failed("remove", path, source)),
     }
 }
 
 /// Removes every pin, which detaches and frees what was pinned. Says how many there were.
-pub fn clean(bpffs: &Path) -> Result<usize, KernelError> {
+pub(super) fn clean(bpffs: &Path) -> Result<usize, KernelError> {
     if !bpffs.exists() {
         return Ok(0);
     }

@@ -10,7 +10,10 @@ use std::{
     net::IpAddr,
 };
 
-use enforcer_policy::plan::{Interface, LinkLayer};
+use enforcer_policy::{
+    model::Side,
+    plan::{Interface, LinkLayer},
+};
 use ipnet::IpNet;
 
 use super::{
@@ -40,23 +43,31 @@ pub fn classify(
     selection: &Selection,
     node_addresses: &BTreeSet<IpAddr>,
 ) -> NodeState {
+    let roles = roles(facts, node_addresses);
     let (addresses, local_ranges) = addresses(facts);
-    let mut state = NodeState { addresses, local_ranges, ..NodeState::default() };
+    let mut state = NodeState {
+        addresses,
+        local_ranges,
+        tunnel_peers: tunnel_peers(facts, &roles),
+        connected: connected(facts, &roles),
+        ..NodeState::default()
+    };
     match selection {
         Selection::Auto => {
-            let roles = roles(facts, node_addresses);
-            for link in facts.links.values() {
-                match roles.get(&link.index) {
-                    Some(Role::Uplink | Role::Tunnel) => select(link, &mut state),
-                    Some(Role::PodFacing | Role::Inside) | None => {}
+            for (link, role) in facts.links.values().zip(roles.values()) {
+                match role {
+                    Role::Uplink | Role::Tunnel | Role::PodFacing => {
+                        select(link, *role, &mut state)
+                    }
+                    Role::Inside => {}
                 }
             }
         }
         Selection::Named(names) => {
             state.missing.clone_from(names);
-            for link in facts.links.values() {
+            for (link, role) in facts.links.values().zip(roles.values()) {
                 if state.missing.remove(&link.name) {
-                    select(link, &mut state);
+                    select(link, *role, &mut state);
                 }
             }
         }
@@ -74,11 +85,16 @@ pub fn roles(facts: &Facts, node_addresses: &BTreeSet<IpAddr>) -> BTreeMap<u32, 
     facts.links.values().map(|link| (link.index, role(link))).collect()
 }
 
-fn select(link: &Link, state: &mut NodeState) {
+fn select(link: &Link, role: Role, state: &mut NodeState) {
     let Link { index, name, arphrd, .. } = link;
+    let side = match role {
+        Role::PodFacing => Side::Pod,
+        // Named by the operator, a device inside counts as one that strangers come through.
+        Role::Uplink | Role::Tunnel | Role::Inside => Side::Uplink,
+    };
     match header(*arphrd) {
-        Header::Known(layer) => {
-            state.interfaces.push(Interface { index: *index, name: name.clone(), link: layer });
+        Header::Known(link) => {
+            state.interfaces.push(Interface { index: *index, name: name.clone(), link, side });
         }
         Header::Unknown => state.unguardable.push(Unguardable {
             name: name.clone(),
@@ -153,6 +169,30 @@ fn addresses(facts: &Facts) -> (BTreeSet<IpAddr>, BTreeSet<IpNet>) {
     (addresses, ranges)
 }
 
+/// What the other nodes' tunnel devices hold, as this node's tunnels are told.
+fn tunnel_peers(facts: &Facts, roles: &BTreeMap<u32, Role>) -> BTreeSet<IpAddr> {
+    let of_tunnel = |index: &u32| roles.get(index) == Some(&Role::Tunnel);
+    let peers = facts.neighbours.iter().filter(|neighbour| of_tunnel(&neighbour.index));
+    peers.map(|neighbour| neighbour.address).filter(|address| !is_link_local(*address)).collect()
+}
+
+/// Networks of the addresses that lie on uplinks, or on what stands on uplinks alone.
+fn connected(facts: &Facts, roles: &BTreeMap<u32, Role>) -> BTreeSet<IpNet> {
+    let topology = Topology { links: &facts.links };
+    let on_uplink = |index: u32| {
+        let lowest = topology.lowest(index);
+        let role = |index| roles.get(index).copied();
+        lowest.iter().any(|index| role(index) == Some(Role::Uplink))
+            && !lowest.iter().any(|index| role(index) == Some(Role::Tunnel))
+    };
+    let networks = facts.addresses.iter().filter(|assigned| {
+        assigned.network.prefix_len() < assigned.network.max_prefix_len()
+            && !is_link_local(assigned.address)
+            && on_uplink(assigned.index)
+    });
+    networks.map(|assigned| assigned.network).collect()
+}
+
 /// Ends of pairs into other namespaces that are no pods' ends but the node's own way out: it is a
 /// container itself, or a test.
 fn uplink_pairs(
@@ -175,7 +215,7 @@ fn uplink_pairs(
         // CNIs give pods' ends no address, a link-local one or the gateway's as a host address;
         // a subnet on one is a network of its own.
         let subnet = || {
-            assigned.prefix < IpNet::from(assigned.address).max_prefix_len()
+            assigned.network.prefix_len() < assigned.network.max_prefix_len()
                 && !is_link_local(assigned.address)
                 && topology.kind(assigned.index) == Some(Kind::Pair)
         };

@@ -1,11 +1,12 @@
 //! Hears that something changed.
 //!
-//! Input: the kernel's notifications about links, addresses and routes. Output: that the node is
+//! Input: the kernel's notifications about links, addresses, routes and neighbours. Output: that the node is
 //! to be looked at again, not what changed: IPv4 routes that go with their device are never
 //! notified, and notifications that find the socket's buffer full are lost. Invariant: a change
 //! after [`Events::subscribe`] is told at least once.
 
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     io::{self, ErrorKind},
     ops::ControlFlow,
@@ -16,7 +17,8 @@ use rtnetlink::{
     sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 
-use super::{NodeError, facts::Route, listing::each, wire};
+use super::{NodeError, facts::Route, wire};
+use crate::netlink::each;
 
 /// Larger than any notification.
 const DATAGRAM: usize = 64 * 1024;
@@ -24,8 +26,9 @@ const DATAGRAM: usize = 64 * 1024;
 /// Port number of the kernel; others belong to processes.
 const KERNEL: u32 = 0;
 
-const GROUPS: [u32; 5] = [
+const GROUPS: [u32; 6] = [
     libc::RTNLGRP_LINK,
+    libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV4_ROUTE,
@@ -37,6 +40,7 @@ pub(super) struct Events {
     socket: TokioSocket,
     datagram: Vec<u8>,
     service_device: Option<u32>,
+    tunnels: BTreeSet<u32>,
 }
 
 impl Events {
@@ -49,12 +53,22 @@ impl Events {
             Ok(socket)
         };
         let socket = socket().map_err(NodeError::Subscribe)?;
-        Ok(Self { socket, datagram: Vec::with_capacity(DATAGRAM), service_device: None })
+        Ok(Self {
+            socket,
+            datagram: Vec::with_capacity(DATAGRAM),
+            service_device: None,
+            tunnels: BTreeSet::new(),
+        })
     }
 
     /// The device whose addresses are no matter of ours: kube-proxy changes thousands.
     pub(super) fn ignore_addresses_of(&mut self, service_device: Option<u32>) {
         self.service_device = service_device;
+    }
+
+    /// The devices whose neighbours matter: those of others come and go all the time.
+    pub(super) fn heed_neighbours_of(&mut self, tunnels: BTreeSet<u32>) {
+        self.tunnels = tunnels;
     }
 
     /// Waits until something changed.
@@ -110,6 +124,9 @@ impl Events {
                 let device = wire::address_device(message.payload())?;
                 Ok(Some(device) != self.service_device)
             }
+            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
+                Ok(self.tunnels.contains(&wire::neighbour_device(message.payload())?))
+            }
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => Ok(match wire::route(message.payload())? {
                 None => false,
                 Some(Route::Default { .. }) => true,
@@ -149,6 +166,25 @@ mod tests {
         events.datagram = [address_of(7), address_of(3)].concat();
         assert!(events.concerns(kernel()).unwrap());
         assert!(!events.concerns(Ok(SocketAddr::new(4_711, 0))).unwrap());
+    }
+
+    #[tokio::test]
+    async fn neighbours_of_tunnels_are_a_reason_to_look_and_others_are_not() {
+        let neighbour_of = |device: u32| {
+            let mut bytes = 28u32.to_ne_bytes().to_vec();
+            bytes.extend(libc::RTM_NEWNEIGH.to_ne_bytes());
+            bytes.extend([0; 10]);
+            bytes.extend([u8::try_from(libc::AF_INET).unwrap(), 0, 0, 0]);
+            bytes.extend(device.to_ne_bytes());
+            bytes.extend([0; 4]);
+            bytes
+        };
+        let mut events = Events::subscribe().unwrap();
+        events.heed_neighbours_of(BTreeSet::from([5]));
+        events.datagram = neighbour_of(3);
+        assert!(!events.concerns(Ok(SocketAddr::new(KERNEL, 0))).unwrap());
+        events.datagram = neighbour_of(5);
+        assert!(events.concerns(Ok(SocketAddr::new(KERNEL, 0))).unwrap());
     }
 
     #[tokio::test]

@@ -3,11 +3,14 @@
 //! Input: nothing; `wire` makes these values from netlink, tests make them by hand. Output:
 //! [`Facts`]. Invariant: no fact is left out because another one is odd.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
-/// One consistent listing of links, addresses and routes.
+/// One consistent listing of links, addresses, routes and neighbours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Network devices by number.
@@ -16,6 +19,8 @@ pub struct Facts {
     pub addresses: Vec<Assigned>,
     /// The routes that matter here.
     pub routes: Vec<Route>,
+    /// Neighbours that somebody wrote down for good.
+    pub neighbours: Vec<Neighbour>,
 }
 
 /// A network device.
@@ -93,8 +98,17 @@ pub struct Assigned {
     pub index: u32,
     /// The node's own address, not the peer's.
     pub address: IpAddr,
-    /// Length of the prefix that is reached through the device.
-    pub prefix: u8,
+    /// What is reached through the device: the network of the address, or of the peer's.
+    pub network: IpNet,
+}
+
+/// A permanent neighbour: what network plugins tell a tunnel about the other nodes' tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Number of the device that it is reached through.
+    pub index: u32,
+    /// Its address.
+    pub address: IpAddr,
 }
 
 /// A route that says something about the node itself.
@@ -118,6 +132,13 @@ pub enum Route {
 pub const SERVICE_DEVICE: &str = "kube-ipvs0";
 
 impl Facts {
+    /// Numbers of the devices that packets come out of which came encapsulated.
+    #[must_use]
+    pub fn tunnels(&self) -> BTreeSet<u32> {
+        let tunnels = self.links.values().filter(|link| link.kind == Kind::Decapsulating);
+        tunnels.map(|link| link.index).collect()
+    }
+
     /// Number of the device that holds service addresses.
     #[must_use]
     pub fn service_device(&self) -> Option<u32> {

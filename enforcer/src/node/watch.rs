@@ -181,10 +181,20 @@ impl Inputs {
             if **published == state {
                 return false;
             }
-            let NodeState { addresses, local_ranges, interfaces, missing, unguardable } = &state;
+            let NodeState {
+                addresses,
+                local_ranges,
+                tunnel_peers,
+                connected,
+                interfaces,
+                missing,
+                unguardable,
+            } = &state;
             tracing::info!(
                 addresses = addresses.len(),
                 ?local_ranges,
+                tunnel_peers = tunnel_peers.len(),
+                ?connected,
                 interfaces = ?interfaces.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(),
                 ?missing,
                 unguardable = ?unguardable.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -224,6 +234,7 @@ impl Session {
             self.events.drain()?;
             let facts = self.lister.facts()?;
             self.events.ignore_addresses_of(facts.service_device());
+            self.events.heed_neighbours_of(facts.tunnels());
             let settled = !self.events.drain()?;
             if settled || repeats == REPEATS {
                 return Ok(Look { facts, settled });

@@ -1,7 +1,7 @@
 //! Netlink messages to facts.
 //!
-//! Input: payloads of `RTM_NEWLINK`, `RTM_NEWADDR` and `RTM_NEWROUTE`. Output: [`Link`],
-//! [`Assigned`], [`Route`]. Invariant: reads the few attributes that matter and steps over all
+//! Input: payloads of `RTM_NEWLINK`, `RTM_NEWADDR`, `RTM_NEWROUTE` and `RTM_NEWNEIGH`. Output:
+//! [`Link`], [`Assigned`], [`Route`], [`Neighbour`]. Invariant: reads the few attributes that matter and steps over all
 //! others. A whole parser refuses a device for one statistic that it does not know, and a device
 //! that is missing is one that is not guarded.
 
@@ -14,13 +14,14 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressHeader, AddressMessage},
         link::{LinkAttribute, LinkExtentMask, LinkHeader, LinkMessage},
+        neighbour::{NeighbourHeader, NeighbourMessage, NeighbourState},
         route::{RouteHeader, RouteMessage, RouteType},
     },
 };
 
 use super::{
     Listing,
-    facts::{Assigned, Kind, Link, Lower, Route},
+    facts::{Assigned, Kind, Link, Lower, Neighbour, Route},
 };
 
 /// The request that makes the kernel list everything of this sort.
@@ -39,6 +40,7 @@ pub(super) fn request(listing: Listing) -> RouteNetlinkMessage {
         Listing::Addresses => RouteNetlinkMessage::GetAddress(AddressMessage::default()),
         Listing::RoutesV4 => routes(AddressFamily::Inet),
         Listing::RoutesV6 => routes(AddressFamily::Inet6),
+        Listing::Neighbours => RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
     }
 }
 
@@ -91,9 +93,35 @@ pub(super) fn address(payload: &[u8]) -> Result<Option<Assigned>, DecodeError> {
             _ => {}
         }
     }
-    // With a peer, IFA_ADDRESS is the peer's.
-    let address = local.or(address).ok_or_else(|| DecodeError::from("an address without bytes"))?;
-    Ok(Some(Assigned { index: header.index, address, prefix: header.prefix_len }))
+    // With a peer, IFA_ADDRESS and the prefix are the peer's.
+    let missing = || DecodeError::from("an address without bytes");
+    let reached = address.or(local).ok_or_else(missing)?;
+    let network = IpNet::new(reached, header.prefix_len)
+        .map_err(|_| DecodeError::from("an address with too long a prefix"))?;
+    let address = local.unwrap_or(reached);
+    Ok(Some(Assigned { index: header.index, address, network: network.trunc() }))
+}
+
+/// Reads a neighbour; `None` where it is not IP, or comes and goes by itself.
+pub(super) fn neighbour(payload: &[u8]) -> Result<Option<Neighbour>, DecodeError> {
+    let header = NeighbourHeader::parse(payload)?;
+    let permanent = header.state == NeighbourState::Permanent;
+    if !permanent || !matches!(header.family, AddressFamily::Inet | AddressFamily::Inet6) {
+        return Ok(None);
+    }
+    for attribute in attributes(payload, header.buffer_len()) {
+        let attribute = attribute?;
+        if attribute.kind() == libc::NDA_DST {
+            let address = parse_ip(attribute.value())?;
+            return Ok(Some(Neighbour { index: header.ifindex, address }));
+        }
+    }
+    Ok(None)
+}
+
+/// The device that a neighbour message is about.
+pub(super) fn neighbour_device(payload: &[u8]) -> Result<u32, DecodeError> {
+    NeighbourHeader::parse(payload).map(|header| header.ifindex)
 }
 
 /// The device that an address message is about.
@@ -258,8 +286,26 @@ mod tests {
         bytes.extend(5u32.to_ne_bytes());
         bytes.extend(attribute(libc::IFA_ADDRESS, &[10, 0, 0, 2]));
         bytes.extend(attribute(libc::IFA_LOCAL, &[10, 0, 0, 1]));
-        let wanted = Assigned { index: 5, address: [10, 0, 0, 1].into(), prefix: 32 };
+        let network = "10.0.0.2/32".parse().unwrap();
+        let wanted = Assigned { index: 5, address: [10, 0, 0, 1].into(), network };
         assert_eq!(address(&bytes).unwrap(), Some(wanted));
+    }
+
+    #[test]
+    fn of_neighbours_the_permanent_ones_count() {
+        let message = |state: u16| {
+            let mut bytes = vec![u8::try_from(libc::AF_INET).unwrap(), 0, 0, 0];
+            bytes.extend(5u32.to_ne_bytes());
+            bytes.extend(state.to_ne_bytes());
+            bytes.extend([0, 1]);
+            bytes.extend(attribute(libc::NDA_LLADDR, &[2, 0, 0, 0, 0, 1]));
+            bytes.extend(attribute(libc::NDA_DST, &[10, 244, 2, 0]));
+            bytes
+        };
+        let wanted = Neighbour { index: 5, address: [10, 244, 2, 0].into() };
+        assert_eq!(neighbour(&message(libc::NUD_PERMANENT)).unwrap(), Some(wanted));
+        assert_eq!(neighbour(&message(libc::NUD_REACHABLE)).unwrap(), None);
+        assert_eq!(neighbour_device(&message(libc::NUD_STALE)).unwrap(), 5);
     }
 
     #[test]

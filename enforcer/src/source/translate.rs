@@ -14,6 +14,8 @@ mod ranges;
 mod report;
 mod seed;
 
+use std::collections::BTreeSet;
+
 use enforcer_policy::{
     model::{Options, Snapshot, ThisNode},
     problem::Problem,
@@ -58,6 +60,8 @@ pub fn translate(
         options: settings.options.clone(),
         seed: seed.seed,
         clusters,
+        shared_proxy: Vec::new(),
+        shared_proxy_pods: BTreeSet::new(),
         nodes,
         this_node: this_node.clone(),
     };

@@ -25,10 +25,10 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
     /// Rounds; the figures are medians over them.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 31)]
     pub(crate) rounds: usize,
     /// Packets of one program in one round.
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 50_000)]
     pub(crate) packets: u32,
     /// Numbers of API servers.
     #[arg(long, value_delimiter = ',', default_value = "1,10000")]

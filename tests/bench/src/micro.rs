@@ -58,10 +58,7 @@ fn row(
     rounds: usize,
     packets: u32,
 ) -> Result<Row> {
-    let (from, to) = world.packet(case);
-    let packet = Packet::tcp(from, to).frame([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
     let expected = if case.traffic == Traffic::Denied { 2 } else { -1 };
-    ensure!(rig.verdict(&packet)? == expected, "{case}: not the verdict that is to be measured");
     let cold = match case.sources {
         Sources::Hot => None,
         Sources::Cold => {
@@ -71,7 +68,11 @@ fn row(
     };
     let judged = matches!(case.traffic, Traffic::Admitted | Traffic::Denied);
     let (mut floors, mut products, mut ratios, mut lpms) = (vec![], vec![], vec![], vec![]);
-    for _ in 0..rounds {
+    for round in 0..rounds {
+        // Hot is one source at a time, but not one for all: where in its list a source lies matters.
+        let (from, to) = world.packet(case, round as u64);
+        let packet = Packet::tcp(from, to).frame([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        ensure!(rig.verdict(&packet)? == expected, "{case}: not the verdict to be measured");
         let floor = rig.run(Subject::Floor, cold, &packet, packets)?;
         let product = rig.run(Subject::Product, cold, &packet, packets)?;
         floors.push(floor);

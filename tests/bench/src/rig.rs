@@ -1,6 +1,6 @@
 //! The programs under test, loaded side by side, and the clock.
 
-use std::{net::IpAddr, time::Instant};
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -9,13 +9,15 @@ use aya::{
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use enforcer::kernel::{Kernel, Pins};
-use enforcer_ebpf::abi::{MAP_COUNTERS, MAP_IMAGES, MAP_REASONS};
+use enforcer_ebpf::abi::{MAP_COUNTERS, MAP_IMAGES, MAP_OPENED, MAP_REASONS};
 use enforcer_policy::{
     image::{Assignment, Image, assign, counter_owners},
-    plan::{Desired, LinkLayer, plan},
+    model::Side,
+    plan::{Desired, LinkLayer, Program, plan},
 };
 use enforcer_tests::cleanup::Scratch;
 use ipnet::IpNet;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::{case::Family, world::World};
 
@@ -30,6 +32,9 @@ pub(crate) enum Subject {
     Lpm,
 }
 
+/// The product's program that is measured.
+const PRODUCT: Program = Program::Ingress { side: Side::Uplink, link: LinkLayer::Ethernet };
+
 pub(crate) struct Rig {
     kernel: Kernel,
     bench: Ebpf,
@@ -42,7 +47,7 @@ impl Rig {
         let bpffs = scratch.bpffs("pins")?;
         let kernel = Kernel::open(&bpffs)?;
         let mut loader = EbpfLoader::new();
-        for name in [MAP_IMAGES, MAP_COUNTERS, MAP_REASONS] {
+        for name in [MAP_IMAGES, MAP_COUNTERS, MAP_REASONS, MAP_OPENED] {
             loader.map_pin_path(name, Pins::map_below(&bpffs, name));
         }
         let mut bench = loader.load(programs).context("cannot load the bench programs")?;
@@ -131,9 +136,7 @@ impl Rig {
         };
         let Some(family) = cold else {
             return match subject {
-                Subject::Product => {
-                    time(self.kernel.program(LinkLayer::Ethernet)?, packet, packets)
-                }
+                Subject::Product => time(self.kernel.program(PRODUCT)?, packet, packets),
                 Subject::Floor | Subject::Lpm => {
                     time(classifier(&mut self.bench, name)?, packet, packets)
                 }
@@ -142,7 +145,7 @@ impl Rig {
         let mut under_test: ProgramArray<MapData> =
             ProgramArray::try_from(self.take("UNDER_TEST")?)?;
         let program = match subject {
-            Subject::Product => self.kernel.program(LinkLayer::Ethernet)?,
+            Subject::Product => self.kernel.program(PRODUCT)?,
             Subject::Floor | Subject::Lpm => classifier(&mut self.bench, name)?,
         };
         under_test.set(0, program.fd()?, 0)?;
@@ -156,7 +159,7 @@ impl Rig {
     /// What the product's program returns for a packet.
     pub(crate) fn verdict(&mut self, packet: &[u8]) -> Result<i32> {
         let options = TestRunOptions { data_in: Some(packet), ..TestRunOptions::new() };
-        let result = self.kernel.program(LinkLayer::Ethernet)?.test_run(options)?;
+        let result = self.kernel.program(PRODUCT)?.test_run(options)?;
         Ok(result.return_value.cast_signed())
     }
 }
@@ -174,10 +177,15 @@ fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClass
 fn time(program: &SchedClassifier, packet: &[u8], packets: u32) -> Result<f64> {
     let options =
         TestRunOptions { data_in: Some(packet), repeat: packets, ..TestRunOptions::new() };
-    // The kernel's own figure is whole nanoseconds, too coarse for a floor of some twenty.
-    let begin = Instant::now();
+    // The kernel's own figure is whole nanoseconds, too coarse for a floor of some twenty. Time of
+    // this thread only, so that other work on the machine does not count.
+    let begin = cpu_time()?;
     program.test_run(options)?;
-    Ok(begin.elapsed().as_secs_f64() * 1e9 / f64::from(packets))
+    Ok((cpu_time()? - begin).as_secs_f64() * 1e9 / f64::from(packets))
+}
+
+fn cpu_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
 fn words6(octets: [u8; 16]) -> [u32; 4] {

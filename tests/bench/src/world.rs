@@ -7,7 +7,7 @@ use std::{
 };
 
 use enforcer_policy::{
-    compile::{Policy, Revision, Rules},
+    compile::{Exempt, Policy, Revision, Rules},
     model::{ClusterId, FrontendAddress, Protocol},
     ranges::RangeSet,
 };
@@ -36,6 +36,7 @@ impl World {
             policies.push(Policy {
                 cluster: ClusterId(format!("c{number:05}")),
                 admitted: Arc::new(nets.into_iter().collect::<RangeSet>()),
+                own_pods: true,
             });
             let port = port(number);
             let mut at = |at| frontends.insert((Protocol::Tcp, at), number);
@@ -46,12 +47,14 @@ impl World {
             }
         }
         let node = [IpAddr::from([10, 9, 0, 1]), "fd00:9::1".parse().unwrap_or(UNSPECIFIED)];
-        let exempt = (0..200_u8)
+        let uplink: RangeSet = (0..200_u8)
             .flat_map(|node| [IpNet::from(IpAddr::from([10, 9, 0, node])), pods(node)])
             .collect();
+        let exempt = Exempt { pod_facing: uplink.clone(), uplink, ..Exempt::default() };
         let rules = Rules {
             node_addresses: BTreeSet::from(node),
             exempt,
+            pods: BTreeMap::new(),
             policies,
             frontends,
             revision: Revision([1, servers as u64, ranges as u64, 0]),
@@ -59,12 +62,12 @@ impl World {
         Self { rules, ranges: measured }
     }
 
-    /// The packet of a case: from where, to where.
-    pub(crate) fn packet(&self, case: Case) -> (SocketAddr, SocketAddr) {
+    /// A packet of a case: from where, to where.
+    pub(crate) fn packet(&self, case: Case, seed: u64) -> (SocketAddr, SocketAddr) {
         let source = match case.traffic {
-            Traffic::Admitted => self.inside(case.family, 7),
+            Traffic::Admitted => self.inside(case.family, seed),
             Traffic::Unguarded | Traffic::OtherAddress | Traffic::Denied => {
-                self.outside(case.family, 7)
+                self.outside(case.family, seed)
             }
         };
         let frontend = balancer(case.family, 0);
@@ -114,7 +117,7 @@ impl World {
                 Family::V6 => IpAddr::from(Ipv6Addr::from(source6(&mut random))),
             };
             let measured = &self.rules.policies[0].admitted;
-            if !measured.contains(address) && !self.rules.exempt.contains(address) {
+            if !measured.contains(address) && !self.rules.exempt.uplink.contains(address) {
                 return address;
             }
         }

@@ -7,8 +7,8 @@ use enforcer_ebpf::decide::Action;
 use enforcer_policy::{
     compile::compile,
     image::{Image, assign, counter_owners},
-    model::Snapshot,
-    plan::{Desired, LinkLayer, plan},
+    model::{Side, Snapshot},
+    plan::{Desired, LinkLayer, Program, plan},
 };
 use enforcer_tests::packets::Packet;
 
@@ -29,7 +29,7 @@ pub(crate) fn enforce(kernel: &mut Kernel, snapshot: &Snapshot) -> Image {
     image
 }
 
-/// What the program does with a packet.
+/// What the program of an uplink does with a packet.
 pub(crate) fn action(kernel: &mut Kernel, link: LinkLayer, packet: &Packet) -> Action {
     action_of(kernel, link, &bytes_at(link, packet))
 }
@@ -38,15 +38,21 @@ pub(crate) fn action(kernel: &mut Kernel, link: LinkLayer, packet: &Packet) -> A
 pub(crate) fn bytes_at(link: LinkLayer, packet: &Packet) -> Vec<u8> {
     match link {
         LinkLayer::Ethernet => packet.frame([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]),
-        // Long enough for what the kernel takes for an Ethernet header and what follows it.
-        LinkLayer::Raw => packet.clone().payload([0; 40]).ip_bytes(),
+        // Long enough for what the kernel takes for an Ethernet header and what follows it; bytes
+        // behind the packet's own end are none of it.
+        LinkLayer::Raw => [packet.ip_bytes(), vec![0; 40]].concat(),
     }
 }
 
-/// What the program does with these bytes.
+/// What the program of an uplink does with these bytes.
 pub(crate) fn action_of(kernel: &mut Kernel, link: LinkLayer, bytes: &[u8]) -> Action {
+    run(kernel, Program::Ingress { side: Side::Uplink, link }, bytes)
+}
+
+/// What a program does with these bytes.
+pub(crate) fn run(kernel: &mut Kernel, program: Program, bytes: &[u8]) -> Action {
     let options = TestRunOptions { data_in: Some(bytes), ..TestRunOptions::new() };
-    let result = kernel.program(link).unwrap().test_run(options).unwrap();
+    let result = kernel.program(program).unwrap().test_run(options).unwrap();
     match result.return_value.cast_signed() {
         -1 => Action::Pass,
         2 => Action::Drop,
@@ -92,6 +98,7 @@ pub(crate) mod small {
             this_node: ThisNode {
                 name: "node".to_owned(),
                 addresses: ["192.0.2.10", "2001:db8:f::10"].map(|a| a.parse().unwrap()).into(),
+                ..ThisNode::default()
             },
             ..Snapshot::default()
         }

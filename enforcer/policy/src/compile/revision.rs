@@ -1,6 +1,7 @@
 //! Digest of the policy that all nodes share, so that nodes can be compared.
 //!
-//! Left out: this node's own addresses, and pods, which each node learns at its own time.
+//! Left out: what this node sees of itself, and pods, as sources and as destinations, which each node
+//! learns at its own time.
 
 use std::{fmt, net::IpAddr};
 
@@ -8,8 +9,8 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use crate::model::{
-    Cluster, ExposeStrategy, Frontend, FrontendAddress, Options, Protocol, RangeList, Seed,
-    SeedDefaults, SeedNode, Snapshot,
+    Cluster, ExposeStrategy, Frontend, FrontendAddress, LoadBalancerRanges, Options, ProbeRanges,
+    Protocol, RangeList, Seed, SeedDefaults, SeedNode, Snapshot,
 };
 
 /// SHA-256, shown as its first 12 hexadecimal digits.
@@ -25,7 +26,15 @@ impl fmt::Display for Revision {
 /// Digest of a snapshot.
 #[must_use]
 pub fn revision(snapshot: &Snapshot) -> Revision {
-    let Snapshot { options, seed, clusters, nodes, this_node: _ } = snapshot;
+    let Snapshot {
+        options,
+        seed,
+        clusters,
+        shared_proxy,
+        shared_proxy_pods: _,
+        nodes,
+        this_node: _,
+    } = snapshot;
     let mut feed = Feed(Sha256::new());
     feed.options(options);
     feed.number(u64::from(seed.is_some()));
@@ -38,6 +47,7 @@ pub fn revision(snapshot: &Snapshot) -> Revision {
     for cluster in clusters.values() {
         feed.cluster(cluster);
     }
+    feed.frontends(shared_proxy);
     feed.number(nodes.len() as u64);
     for (name, SeedNode { addresses, pod_ranges }) in nodes {
         feed.text(name);
@@ -98,13 +108,22 @@ impl Feed {
     }
 
     fn options(&mut self, options: &Options) {
-        let Options { seed_defaults, exempt, exempt_seed } = options;
+        let Options { seed_defaults, exempt, exempt_seed, lb_ranges, trusted_proxies, probes } =
+            options;
         self.number(match seed_defaults {
             SeedDefaults::Appended => 0,
             SeedDefaults::Always => 1,
         });
         self.nets(exempt.iter().copied());
         self.number(u64::from(exempt_seed.nodes) << 1 | u64::from(exempt_seed.pods));
+        self.number(match lb_ranges {
+            LoadBalancerRanges::Proxies => 0,
+            LoadBalancerRanges::Everywhere => 1,
+        });
+        self.nets(trusted_proxies.iter().copied());
+        let ProbeRanges { ranges, connected } = probes;
+        self.nets(ranges.iter().copied());
+        self.number(u64::from(*connected));
     }
 
     fn cluster(&mut self, cluster: &Cluster) {
@@ -125,12 +144,18 @@ impl Feed {
             ExposeStrategy::Tunneling => 2,
         });
         self.list(allowed.as_ref());
-        self.number(frontends.len() as u64);
-        for Frontend { protocol, at, kind: _, service: _, port_name: _ } in frontends {
+        self.frontends(frontends);
+    }
+
+    fn frontends(&mut self, frontends: &[Frontend]) {
+        let lasting = || frontends.iter().filter(|frontend| !frontend.kind.is_pod());
+        self.number(lasting().count() as u64);
+        for Frontend { protocol, at, kind, service: _, port_name: _ } in lasting() {
             self.number(match protocol {
                 Protocol::Tcp => 0,
                 Protocol::Udp => 1,
             });
+            self.number(u64::from(kind.is_shared_proxy()));
             match *at {
                 FrontendAddress::Node { port } => self.number(u64::from(port)),
                 FrontendAddress::Address { address, port } => {

@@ -85,6 +85,7 @@ mod tests {
         let policy = |id: &&str| Policy {
             cluster: ClusterId((*id).to_owned()),
             admitted: Arc::new(RangeSet::default()),
+            own_pods: true,
         };
         Rules { policies: clusters.iter().map(policy).collect(), ..Rules::default() }
     }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use enforcer_policy::model::Side;
 use ipnet::IpNet;
 
 use super::{Role, classify, roles};
 use crate::node::{
     NodeState, Selection,
-    facts::{Assigned, Facts, Kind, Link, Lower, Route},
+    facts::{Assigned, Facts, Kind, Link, Lower, Neighbour, Route},
 };
 
 /// A node with `lo`.
@@ -75,10 +76,17 @@ impl Node {
     pub(super) fn holds(mut self, address: &str) -> Self {
         let net: IpNet = address.parse().unwrap();
         let index = self.last().index;
-        let (address, prefix) = (net.addr(), net.prefix_len());
-        self.0.addresses.push(Assigned { index, address, prefix });
+        let address = net.addr();
+        self.0.addresses.push(Assigned { index, address, network: net.trunc() });
         let range = IpNet::from(address);
         self.0.routes.push(Route::Local { index: Some(index), range });
+        self
+    }
+
+    /// A permanent neighbour of the last device.
+    pub(super) fn peer(mut self, address: &str) -> Self {
+        let index = self.last().index;
+        self.0.neighbours.push(Neighbour { index, address: address.parse().unwrap() });
         self
     }
 
@@ -106,19 +114,30 @@ impl Node {
         classify(&self.0, selection, &BTreeSet::new())
     }
 
-    /// What `auto` guards, where the Node object has these addresses.
+    /// What `auto` guards as an uplink or tunnel, where the Node object has these addresses.
     #[track_caller]
     pub(super) fn guards_with(&self, node_addresses: &[&str], wanted: &[&str]) {
-        let node_addresses = node_addresses.iter().map(|text| text.parse().unwrap()).collect();
-        let state = classify(&self.0, &Selection::Auto, &node_addresses);
-        let guarded: Vec<_> = state.interfaces.iter().map(|i| i.name.as_str()).collect();
-        assert_eq!(guarded, wanted);
-        assert_eq!(state.unguardable, []);
+        assert_eq!(self.guarded(node_addresses, Side::Uplink), wanted);
     }
 
     #[track_caller]
     pub(super) fn guards(&self, wanted: &[&str]) {
         self.guards_with(&[], wanted);
+    }
+
+    /// What `auto` guards as the host's end of a pod's interface.
+    #[track_caller]
+    pub(super) fn guards_pods(&self, wanted: &[&str]) {
+        assert_eq!(self.guarded(&[], Side::Pod), wanted);
+    }
+
+    #[track_caller]
+    fn guarded(&self, node_addresses: &[&str], side: Side) -> Vec<String> {
+        let node_addresses = node_addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let state = classify(&self.0, &Selection::Auto, &node_addresses);
+        assert_eq!(state.unguardable, []);
+        let guarded = state.interfaces.into_iter().filter(|interface| interface.side == side);
+        guarded.map(|interface| interface.name).collect()
     }
 
     pub(super) fn role(&self, name: &str) -> Role {

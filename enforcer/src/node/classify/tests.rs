@@ -7,6 +7,10 @@ fn named(names: &[&str]) -> Selection {
     Selection::Named(names.iter().map(|name| (*name).to_owned()).collect())
 }
 
+fn nets(networks: &[&str]) -> BTreeSet<IpNet> {
+    networks.iter().map(|network| network.parse().unwrap()).collect()
+}
+
 fn ips(addresses: &[&str]) -> BTreeSet<IpAddr> {
     addresses.iter().map(|address| address.parse().unwrap()).collect()
 }
@@ -70,7 +74,7 @@ fn a_failover_device_that_looks_like_hardware_leaves_it_to_its_ports() {
 }
 
 #[test]
-fn of_a_bridge_with_a_card_and_pods_only_the_card_is_guarded() {
+fn of_a_bridge_with_a_card_and_pods_both_ends_are_guarded_and_the_bridge_between_is_not() {
     let node = Node::new()
         .device("bridge", "br0")
         .holds("10.0.0.5/24")
@@ -81,7 +85,8 @@ fn of_a_bridge_with_a_card_and_pods_only_the_card_is_guarded() {
         .port_of("br0");
     node.guards(&["eth0"]);
     node.guards_with(&["10.0.0.5"], &["eth0"]);
-    assert_eq!(node.role("veth1"), Role::PodFacing);
+    node.guards_pods(&["veth1"]);
+    assert_eq!(node.role("br0"), Role::Inside);
 }
 
 #[test]
@@ -93,7 +98,7 @@ fn a_macvlan_is_judged_on_its_card_and_one_in_a_container_on_itself() {
 }
 
 #[test]
-fn flannel_guards_the_card_and_the_vxlan_but_not_the_pods() {
+fn with_flannel_the_card_the_vxlan_and_the_pods_ends_are_guarded_and_peers_are_known() {
     let node = Node::new()
         .nic("eth0")
         .holds("10.0.0.5/24")
@@ -101,6 +106,8 @@ fn flannel_guards_the_card_and_the_vxlan_but_not_the_pods() {
         .device("vxlan", "flannel.1")
         .over("eth0")
         .holds("10.244.1.0/32")
+        .peer("10.244.2.0")
+        .peer("10.244.3.0")
         .device("bridge", "cni0")
         .holds("10.244.1.1/24")
         .pod("veth1")
@@ -108,9 +115,12 @@ fn flannel_guards_the_card_and_the_vxlan_but_not_the_pods() {
         .pod("veth2")
         .port_of("cni0");
     node.guards_with(&["10.0.0.5"], &["eth0", "flannel.1"]);
+    node.guards_pods(&["veth1", "veth2"]);
     assert_eq!(node.role("flannel.1"), Role::Tunnel);
     assert_eq!(node.role("cni0"), Role::Inside);
-    assert_eq!(node.role("veth2"), Role::PodFacing);
+    let state = node.state(&Selection::Auto);
+    assert_eq!(state.tunnel_peers, ips(&["10.244.2.0", "10.244.3.0"]));
+    assert_eq!(state.connected, nets(&["10.0.0.0/24"]));
 }
 
 #[test]
@@ -128,9 +138,11 @@ fn calico_guards_the_card_and_its_tunnels_without_a_link_header() {
         .pod("cali0123456789a")
         .holds("fe80::ecee:eeff:feee:eeee/64");
     node.guards(&["eth0", "tunl0", "wireguard.cali"]);
+    node.guards_pods(&["cali0123456789a"]);
     let layers: Vec<_> =
         node.state(&Selection::Auto).interfaces.into_iter().map(|i| i.link).collect();
-    assert_eq!(layers, [LinkLayer::Ethernet, LinkLayer::Raw, LinkLayer::Raw]);
+    let ethernet = LinkLayer::Ethernet;
+    assert_eq!(layers, [ethernet, LinkLayer::Raw, LinkLayer::Raw, ethernet]);
 }
 
 #[test]
@@ -155,6 +167,7 @@ fn a_gateway_address_on_every_pods_end_makes_no_uplink() {
     let node = Node::new().nic("eth0").holds("10.0.0.5/24").default_route();
     let node = node.pod("veth1").holds("10.244.1.1/32").pod("veth2").holds("10.244.1.1/32");
     node.guards(&["eth0"]);
+    node.guards_pods(&["veth1", "veth2"]);
 }
 
 #[test]
@@ -162,7 +175,7 @@ fn in_a_node_that_is_a_container_the_pair_with_the_default_route_is_the_uplink()
     let node = Node::new().device("veth", "eth0").elsewhere().holds("172.18.0.2/16");
     let node = node.default_route().pod("veth1").holds("10.244.1.1/32");
     node.guards(&["eth0"]);
-    assert_eq!(node.role("eth0"), Role::Uplink);
+    node.guards_pods(&["veth1"]);
 }
 
 #[test]
@@ -244,7 +257,7 @@ fn a_virtual_function_in_a_pod_is_pod_facing_and_one_of_the_node_is_not() {
     let node = node.nic("eth0_1").port_name("c1pf0vf12").nic("eth0_2").port_name("pf1sf88");
     let node = node.nic("pf0hpf").port_name("pf0").nic("eth1");
     node.guards(&["eth0", "pf0hpf", "eth1"]);
-    assert_eq!(node.role("eth0_2"), Role::PodFacing);
+    node.guards_pods(&["eth0_0", "eth0_1", "eth0_2"]);
 }
 
 #[test]
@@ -263,7 +276,7 @@ fn a_link_header_that_the_program_cannot_read_is_reported() {
     let reason = UnguardableReason::LinkLayer { arphrd: libc::ARPHRD_INFINIBAND };
     for selection in [Selection::Auto, named(&["eth0", "ib0"])] {
         let state = node.state(&selection);
-        assert_eq!(state.interfaces.len(), 1);
+        assert_eq!(state.interfaces.len(), 1, "{state:?}");
         assert_eq!(state.unguardable, [Unguardable { name: "ib0".to_owned(), reason }]);
         assert!(state.missing.is_empty());
     }
@@ -273,8 +286,9 @@ fn a_link_header_that_the_program_cannot_read_is_reported() {
 fn named_interfaces_are_guarded_as_they_are_and_missing_ones_reported() {
     let node = Node::new().nic("eth0").pod("veth1").device("bridge", "br0");
     let state = node.state(&named(&["veth1", "br0", "eth7"]));
-    let guarded: Vec<_> = state.interfaces.iter().map(|i| (i.index, i.name.as_str())).collect();
-    assert_eq!(guarded, [(3, "veth1"), (4, "br0")]);
+    let guarded: Vec<_> =
+        state.interfaces.iter().map(|i| (i.index, i.name.as_str(), i.side)).collect();
+    assert_eq!(guarded, [(3, "veth1", Side::Pod), (4, "br0", Side::Uplink)]);
     assert_eq!(state.missing, BTreeSet::from(["eth7".to_owned()]));
 }
 
@@ -315,4 +329,49 @@ fn what_only_a_local_route_names_is_an_address_and_a_whole_range_is_reported() {
 fn service_addresses_make_no_uplink() {
     let node = Node::new().device("dummy", SERVICE_DEVICE).holds("192.0.2.1/24");
     node.guards_with(&["192.0.2.1"], &[]);
+}
+
+#[test]
+fn subnets_are_connected_through_uplinks_and_what_stands_on_them() {
+    let node = Node::new()
+        .nic("eth0")
+        .holds("10.0.0.5/24")
+        .holds("10.0.0.9/32")
+        .holds("2001:db8::5/64")
+        .holds("fe80::5/64")
+        .device("bond", "bond0")
+        .nic("eth1")
+        .port_of("bond0")
+        .device("vlan", "bond0.5")
+        .over("bond0")
+        .holds("192.168.5.1/16");
+    assert_eq!(
+        node.state(&Selection::Auto).connected,
+        nets(&["10.0.0.0/24", "2001:db8::/64", "192.168.0.0/16"])
+    );
+}
+
+#[test]
+fn neither_tunnels_nor_bridges_of_pods_nor_pods_connect_a_subnet() {
+    let node = Node::new()
+        .device("vxlan", "vx0")
+        .holds("172.20.0.1/16")
+        .device("vlan", "vx0.7")
+        .over("vx0")
+        .holds("172.21.0.1/16")
+        .device("bridge", "cni0")
+        .holds("10.244.1.1/24")
+        .pod("veth1")
+        .port_of("cni0")
+        .device("bridge", "docker0")
+        .holds("172.17.0.1/16");
+    assert_eq!(node.state(&Selection::Auto).connected, nets(&[]));
+}
+
+#[test]
+fn of_neighbours_those_of_tunnels_are_peers() {
+    let node = Node::new().nic("eth0").peer("10.0.0.1").device("vxlan", "vx0").peer("fe80::1");
+    let node = node.peer("10.244.7.0").peer("2001:db8:244::7");
+    let state = node.state(&Selection::Auto);
+    assert_eq!(state.tunnel_peers, ips(&["10.244.7.0", "2001:db8:244::7"]));
 }

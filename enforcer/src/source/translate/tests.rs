@@ -41,7 +41,11 @@ fn settings() -> Settings {
 }
 
 fn this_node() -> ThisNode {
-    ThisNode { name: "node-1".to_owned(), addresses: ["192.0.2.1".parse().unwrap()].into() }
+    ThisNode {
+        name: "node-1".to_owned(),
+        addresses: ["192.0.2.1".parse().unwrap()].into(),
+        ..ThisNode::default()
+    }
 }
 
 fn translated(documents: &[&str]) -> Translated {

@@ -1,6 +1,6 @@
-//! Links: the programs' places on interfaces, pinned by interface number.
+//! Links of TCX: the programs' places on interfaces, pinned by interface number and hook.
 
-use std::{fs, io, path::Path};
+use std::io;
 
 use aya::{
     programs::{
@@ -10,17 +10,41 @@ use aya::{
     },
     sys::SyscallError,
 };
-use enforcer_policy::plan::{Attachment, Interface};
+use enforcer_policy::plan::{Attachment, Attachments, Hook, Interface};
 use nix::{errno::Errno, net::if_::if_nametoindex};
 
-use super::{KernelError, Pins};
+use super::{KernelError, Pins, attach::ProgramIds, pins, query};
 
-/// What hangs on an interface, as its pin shows.
-pub(super) fn observe(pins: &Pins, index: u32, current: &[u32]) -> Result<Attachment, KernelError> {
+/// Number of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// Whether this kernel has TCX: one that does not know the hook does not understand the question.
+pub(super) fn is_supported() -> bool {
+    let answer = query::links(LOOPBACK, Hook::Ingress);
+    !answer.is_err_and(|error| error.raw_os_error() == Some(Errno::EINVAL as i32))
+}
+
+/// What hangs on the interfaces, as the pins and the interfaces show.
+pub(super) fn observe(pins: &Pins, current: &ProgramIds) -> Result<Attachments, KernelError> {
+    let links = pins.links()?.into_iter();
+    links.map(|place| Ok((place, observe_one(pins, place, current)?))).collect()
+}
+
+fn observe_one(
+    pins: &Pins,
+    (index, hook): (u32, Hook),
+    current: &ProgramIds,
+) -> Result<Attachment, KernelError> {
     let failed = |source| KernelError::Link { action: "read", index, source: Box::new(source) };
-    let link = FdLink::from(PinnedLink::from_pin(pins.link(index)).map_err(failed)?);
-    let program = link.info().map_err(failed)?.program_id();
-    Ok(if current.contains(&program) { Attachment::Current } else { Attachment::Former })
+    let link = FdLink::from(PinnedLink::from_pin(pins.link(index, hook)).map_err(failed)?);
+    let info = link.info().map_err(failed)?;
+    // An error: there is no interface of that number.
+    let there = query::links(index, hook).is_ok_and(|links| links.contains(&info.id()));
+    Ok(match current.get(&info.program_id()) {
+        _ if !there => Attachment::Dangling,
+        Some(program) => Attachment::Current { program: *program },
+        None => Attachment::Former,
+    })
 }
 
 /// Attaches first in the chain, and pins the link.
@@ -28,18 +52,19 @@ pub(super) fn attach(
     pins: &Pins,
     program: &mut SchedClassifier,
     interface: &Interface,
+    hook: Hook,
 ) -> Result<(), KernelError> {
-    let Interface { index, name, link: _ } = interface;
+    let Interface { index, name, link: _, side: _ } = interface;
     let failed = |source| program_error("attach", interface, source);
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(name, TcAttachType::Ingress, first).map_err(failed)?;
+    let id = program.attach_with_options(name, attach_type(hook), first).map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     // aya attaches by name: if the name has gone to another interface meanwhile, dropping the link
     // detaches it again.
     if if_nametoindex(name.as_str()) != Ok(*index) {
         return Err(KernelError::InterfaceGone { name: name.clone(), index: *index });
     }
-    pin(pins, link, *index)
+    pin(pins, link, *index, hook)
 }
 
 /// Replaces the program of a pinned link; no packet goes unseen in between.
@@ -47,10 +72,11 @@ pub(super) fn replace(
     pins: &Pins,
     program: &mut SchedClassifier,
     interface: &Interface,
+    hook: Hook,
 ) -> Result<(), KernelError> {
     let index = interface.index;
     let link_error = |source| KernelError::Link { action: "open", index, source: Box::new(source) };
-    let link = PinnedLink::from_pin(pins.link(index)).map_err(link_error)?;
+    let link = PinnedLink::from_pin(pins.link(index, hook)).map_err(link_error)?;
     let link = SchedClassifierLink::try_from(FdLink::from(link)).map_err(link_error)?;
     match program.attach_to_link(link) {
         Ok(id) => {
@@ -65,7 +91,7 @@ pub(super) fn replace(
         Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
             if io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
         {
-            unpin(pins, index)?;
+            detach(pins, index, hook)?;
             Err(KernelError::InterfaceGone { name: interface.name.clone(), index })
         }
         Err(source) => Err(program_error("replace", interface, source)),
@@ -73,29 +99,24 @@ pub(super) fn replace(
 }
 
 /// Removes the pin, which detaches.
-pub(super) fn unpin(pins: &Pins, index: u32) -> Result<(), KernelError> {
-    remove(&pins.link(index))
+pub(super) fn detach(pins: &Pins, index: u32, hook: Hook) -> Result<(), KernelError> {
+    pins::remove_file(&pins.link(index, hook))
 }
 
-/// Removes a pin if it is there.
-pub(super) fn remove(path: &Path) -> Result<(), KernelError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(|source| KernelError::Pin {
-            action: "remove",
-            path: path.into(),
-            source,
-        }),
+fn attach_type(hook: Hook) -> TcAttachType {
+    match hook {
+        Hook::Ingress => TcAttachType::Ingress,
+        Hook::Egress => TcAttachType::Egress,
     }
 }
 
-fn pin(pins: &Pins, link: SchedClassifierLink, index: u32) -> Result<(), KernelError> {
+fn pin(pins: &Pins, link: SchedClassifierLink, index: u32, hook: Hook) -> Result<(), KernelError> {
     let link = FdLink::try_from(link).map_err(|source: LinkError| KernelError::Link {
         action: "take",
         index,
         source: Box::new(source),
     })?;
-    let path = pins.link(index);
+    let path = pins.link(index, hook);
     let pinned = link
         .pin(&path)
         .map_err(|source| KernelError::PinObject { path, source: Box::new(source) })?;

@@ -1,0 +1,109 @@
+//! The manner in which programs hang on interfaces: links of TCX, or filters of clsact.
+//!
+//! Input: steps at one hook of one interface. Output: what hangs there, read from the kernel.
+//! Invariant: whatever was attached stays when the agent ends, is first in line, and is replaced
+//! without a packet going unseen.
+
+use std::collections::BTreeMap;
+
+use aya::programs::SchedClassifier;
+use enforcer_policy::plan::{Attachments, Hook, Interface, Program};
+
+use super::{
+    KernelError, Pins,
+    clsact::{self, Filters},
+    tcx,
+};
+
+/// `--attach`: in which manner programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Attach {
+    /// TCX where the kernel has it, clsact elsewhere.
+    #[default]
+    Auto,
+    /// Links of TCX (Linux 6.6).
+    Tcx,
+    /// Filters of a clsact queueing discipline.
+    Clsact,
+}
+
+/// The manner in use.
+pub(super) enum Attacher {
+    Tcx,
+    Clsact(Filters),
+}
+
+/// Numbers of this agent's programs, as the kernel shows them on interfaces.
+pub(super) type ProgramIds = BTreeMap<u32, Program>;
+
+impl Attacher {
+    pub(super) fn new(attach: Attach) -> Result<Self, KernelError> {
+        let tcx = match attach {
+            Attach::Auto => tcx::is_supported(),
+            Attach::Tcx => true,
+            Attach::Clsact => false,
+        };
+        Ok(if tcx { Self::Tcx } else { Self::Clsact(Filters::open()?) })
+    }
+
+    /// What hangs on the interfaces in this manner.
+    pub(super) fn observe(
+        &mut self,
+        pins: &Pins,
+        current: &ProgramIds,
+    ) -> Result<Attachments, KernelError> {
+        match self {
+            Self::Tcx => tcx::observe(pins, current),
+            Self::Clsact(filters) => filters.observe(current),
+        }
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        pins: &Pins,
+        program: &mut SchedClassifier,
+        interface: &Interface,
+        hook: Hook,
+    ) -> Result<(), KernelError> {
+        match self {
+            Self::Tcx => tcx::attach(pins, program, interface, hook),
+            Self::Clsact(filters) => filters.attach(program, interface, hook),
+        }
+    }
+
+    pub(super) fn replace(
+        &mut self,
+        pins: &Pins,
+        program: &mut SchedClassifier,
+        interface: &Interface,
+        hook: Hook,
+    ) -> Result<(), KernelError> {
+        match self {
+            Self::Tcx => tcx::replace(pins, program, interface, hook),
+            Self::Clsact(filters) => filters.replace(program, interface, hook),
+        }
+    }
+
+    pub(super) fn detach(
+        &mut self,
+        pins: &Pins,
+        index: u32,
+        hook: Hook,
+    ) -> Result<(), KernelError> {
+        match self {
+            Self::Tcx => tcx::detach(pins, index, hook),
+            Self::Clsact(filters) => filters.detach(index, hook),
+        }
+    }
+
+    /// Takes away what an agent with another `--attach` left, which would judge packets twice.
+    pub(super) fn retire_other(&mut self, pins: &Pins) -> Result<(), KernelError> {
+        match self {
+            Self::Tcx => clsact::clean().map(drop),
+            Self::Clsact(_) => pins
+                .links()?
+                .into_iter()
+                .try_for_each(|(index, hook)| tcx::detach(pins, index, hook)),
+        }
+    }
+}
