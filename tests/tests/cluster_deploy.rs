@@ -54,7 +54,7 @@ fn the_base_applies_strictly_and_its_pods_hold_three_capabilities() {
 #[test]
 fn the_agent_reads_what_it_watches_and_writes_leases_and_events_only() {
     let control_plane = ControlPlane::alone().unwrap();
-    control_plane.agent().unwrap();
+    control_plane.deploy("base").unwrap();
     let token = control_plane.token(NAMESPACE, NAME).unwrap();
     let get = |what: &str| {
         let how = ["get", what, "--all-namespaces"];

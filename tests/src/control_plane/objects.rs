@@ -107,12 +107,6 @@ impl ControlPlane {
         Ok(token.trim().to_owned())
     }
 
-    /// A kubeconfig of the agent's own ServiceAccount, with the rights of deploy/base.
-    pub fn agent(&self) -> Result<PathBuf> {
-        self.deploy("base")?;
-        self.kubeconfig("agent", &self.token(NAMESPACE, NAME)?)
-    }
-
     /// Writes a kubeconfig for a token; `name` is the file's. Leads to the present [`Self::url`].
     pub fn kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
         let path = self.scratch.path().join("kubeconfigs").join(name);
