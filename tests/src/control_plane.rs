@@ -24,6 +24,7 @@ use nix::sys::signal::Signal;
 
 pub use self::client::Client;
 use self::credentials::Credentials;
+pub use self::objects::{NAME, NAMESPACE};
 use self::process::Process;
 use crate::addresses::{CONTROL_PLANE, Dual};
 use crate::cleanup::Scratch;

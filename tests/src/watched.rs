@@ -13,13 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result};
 
 use crate::agent::{Agent, Installation};
-use crate::control_plane::{Client, ControlPlane};
+use crate::control_plane::{Client, ControlPlane, NAME};
 use crate::netns::Netns;
 use crate::stage::{NODE, Stage};
 
-/// Namespace and name of the ServiceAccount in `deploy/base`.
-pub const NAMESPACE: &str = "enforcer-system";
-const SERVICE_ACCOUNT: &str = "enforcer";
+pub use crate::control_plane::NAMESPACE;
+
 /// Name of the agents' kubeconfig.
 const KUBECONFIG: &str = "agent";
 
@@ -49,15 +48,14 @@ impl Watched {
 
     /// Applies `deploy/base` as an administrator does, and gives the agents a token.
     pub fn grant(&self) -> Result<()> {
-        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base");
-        self.api.kubectl(&["apply", "-k", &base.display().to_string()])?;
+        self.api.deploy("base")?;
         self.write_kubeconfig()?;
         Ok(())
     }
 
     /// Writes the agents' kubeconfig anew: a new token, and where the API server is now.
     pub fn write_kubeconfig(&self) -> Result<PathBuf> {
-        let token = self.api.token(NAMESPACE, SERVICE_ACCOUNT)?;
+        let token = self.api.token(NAMESPACE, NAME)?;
         self.api.kubeconfig(KUBECONFIG, &token)
     }
 

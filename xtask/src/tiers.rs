@@ -72,6 +72,7 @@ const CONTAINERS: &[Need] = &[
     Need::BpfObject,
     Need::Agent,
     Need::Image,
+    Need::ControlPlane,
 ];
 
 pub(crate) const TIERS: &[Tier] = &[

@@ -17,6 +17,15 @@ use crate::exec;
 const CRDS: [&str; 3] = ["clusters", "clustertemplates", "seeds"];
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// The namespace of deploy/, and the ServiceAccount of the agents in it.
+pub const NAMESPACE: &str = "enforcer-system";
+/// The name of what deploy/ makes, see [`NAMESPACE`].
+pub const NAME: &str = "enforcer";
+
+fn deploy(folder: &str) -> String {
+    format!("{}/../deploy/{folder}", env!("CARGO_MANIFEST_DIR"))
+}
+
 impl ControlPlane {
     /// Runs kubectl as an administrator; its standard output.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
@@ -77,6 +86,18 @@ impl ControlPlane {
         let [a, b, c] = names.each_ref().map(String::as_str);
         self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", a, b, c])?;
         Ok(())
+    }
+
+    /// Renders a folder of deploy/, such as `base`, without asking the API server.
+    pub fn render(&self, folder: &str) -> Result<Vec<Value>> {
+        let text = self.kubectl(&["kustomize", &deploy(folder)])?;
+        serde_saphyr::from_multiple(&text).context("kustomize prints no YAML")
+    }
+
+    /// Applies a folder of deploy/; a field that its kind does not have is an error.
+    pub fn deploy(&self, folder: &str) -> Result<()> {
+        let how = ["apply", "--server-side", "--validate=strict", "-k"];
+        self.kubectl(&[&how[..], &[&deploy(folder)]].concat()).map(drop)
     }
 
     /// A token of a ServiceAccount, as a kubelet would ask for.
