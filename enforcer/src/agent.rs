@@ -23,9 +23,12 @@ use crate::{
     args::{self, Places, Run},
     kernel::{self, CounterTable, Kernel, KernelError},
     node::{self, NodeState},
-    observe::{self, Metrics},
+    observe::{self, Metrics, events, lease},
     reconcile::{Reconciler, Report},
-    source::{Manifests, Objects, Settings, SourceError},
+    source::{
+        Choice, Kubernetes, Objects, OpenError, Settings, Source,
+        kubernetes::{self, Access},
+    },
     state::{self, State, StateError},
 };
 
@@ -34,7 +37,7 @@ use crate::{
 pub enum AgentError {
     /// The source cannot be read at start.
     #[error("the source cannot be read")]
-    Source(#[from] SourceError),
+    Source(#[from] OpenError),
     /// The kernel refuses.
     #[error("the kernel's side cannot be set up")]
     Kernel(#[from] KernelError),
@@ -97,6 +100,15 @@ impl Status {
         }
         reasons
     }
+
+    /// What `/readyz` adds where what is enforced may be old.
+    #[must_use]
+    pub fn staleness(&self) -> Option<String> {
+        let since = jiff::Timestamp::try_from(self.source_stale_since?).ok()?;
+        Some(format!(
+            "stale since {since:.0}: the source cannot be read, its last word is enforced"
+        ))
+    }
 }
 
 /// Time after which a failed attempt is made again.
@@ -114,15 +126,15 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         kubermatic_namespace: run.kubermatic_namespace.clone(),
         guard_pods: run.guard_pods(),
     };
-    let args::Source::Manifests(folder) = run.source.clone();
-    let mut source = Manifests::open(folder).await?;
     let state = State::open(&run.places.state)?;
+    let former = state.load();
+    let mut source = Source::open(choice(&run)?, former.as_ref()).await?;
     let kernel = Kernel::open_attaching(&run.places.bpffs, run.attach)?;
     let listener = observe::bind(run.listen)
         .await
         .map_err(|source| AgentError::Listen { address: run.listen, source })?;
     let counters = CounterTable::open(&run.places.bpffs)?;
-    let mut reconciler = Reconciler::new(kernel, settings, state.load());
+    let mut reconciler = Reconciler::new(kernel, settings, former);
     let (node_addresses, wanted_addresses) = watch::channel(BTreeSet::new());
     let node = node::watch(run.interfaces.clone(), wanted_addresses).await?;
     let mut node_states = node.states();
@@ -131,6 +143,9 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let (saved, to_save) = watch::channel(None);
     let tasks = TaskTracker::new();
     let cancelled = CancellationToken::new();
+    if let Source::Kubernetes(kubernetes) = &source {
+        tell_kubernetes(&run, kubernetes, &statuses, &tasks, &cancelled);
+    }
     tasks.spawn(observe::serve(listener, statuses, Metrics::new(counters), cancelled.clone()));
     let saver = state::keep_saved(state, to_save);
     tasks.close();
@@ -140,10 +155,12 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut known = Arc::default();
     let mut again = None;
     loop {
-        publish_node_addresses(&node_addresses, &objects, &run.node);
+        publish_node_addresses(&node_addresses, &objects, &run.node, reconciler.former());
         let seen = node_states.borrow_and_update().clone();
         due = due.max(Due::of(&known, &seen));
         let report = match due {
+            // Nothing is known, so nothing is changed, an image that is in force included.
+            _ if objects.unread && reconciler.former().is_none() => unread(&objects),
             Due::Image => {
                 let before = reconciler.former().cloned();
                 let this_node = this_node(&run.node, &seen);
@@ -189,11 +206,63 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// What `--source` names.
+fn choice(run: &Run) -> Result<Choice, OpenError> {
+    Ok(match &run.source {
+        args::Source::Manifests(folder) => Choice::Manifests(folder.clone()),
+        args::Source::Kubernetes(file) => Choice::Kubernetes(kubernetes::Options {
+            access: Access::find(file.clone())?,
+            node: run.node.clone(),
+            kubermatic_namespace: run.kubermatic_namespace.clone(),
+            namespace: namespace(run),
+            hold: run.kubernetes.hold_below,
+        }),
+    })
+}
+
+/// Starts what writes to the seed's API: this node's Lease and Events.
+fn tell_kubernetes(
+    run: &Run,
+    source: &Kubernetes,
+    statuses: &watch::Receiver<Arc<Status>>,
+    tasks: &TaskTracker,
+    cancelled: &CancellationToken,
+) {
+    let node = run.node.clone();
+    let Some(namespace) = namespace(run) else {
+        tracing::warn!(
+            "the agent's own Namespace is not known: no Lease, no Events; see --namespace"
+        );
+        return;
+    };
+    let (clients, objects) = (source.clients(), source.reader());
+    tasks.spawn(lease::keep(
+        namespace.clone(),
+        node.clone(),
+        clients.clone(),
+        statuses.clone(),
+        cancelled.clone(),
+    ));
+    let me = events::Identity { namespace, node };
+    tasks.spawn(events::report(me, clients, objects, statuses.clone(), cancelled.clone()));
+}
+
+/// The Namespace that the agent runs in.
+fn namespace(run: &Run) -> Option<String> {
+    run.kubernetes.namespace.clone().or_else(kubernetes::own_namespace)
+}
+
 /// `enforcer clean`
 pub fn clean(places: &Places) -> Result<(), AgentError> {
     let removed = kernel::clean(&places.bpffs)?;
     State::clean(&places.state)?;
     tracing::info!(pins_and_filters = removed, "removed");
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn stopped() -> Result<(), AgentError> {
+    Stop::new()?.asked().await;
     Ok(())
 }
 
@@ -235,6 +304,11 @@ impl Due {
     }
 }
 
+/// What there is to report before the source has said anything.
+fn unread(objects: &Objects) -> Report {
+    Report { problems: objects.problems.iter().cloned().collect(), ..Report::default() }
+}
+
 fn this_node(name: &str, seen: &NodeState) -> ThisNode {
     ThisNode {
         name: name.to_owned(),
@@ -256,8 +330,13 @@ fn publish_node_addresses(
     addresses: &watch::Sender<BTreeSet<IpAddr>>,
     objects: &Objects,
     node: &str,
+    former: Option<&Arc<Snapshot>>,
 ) {
-    let current = objects.node_addresses(node);
+    let mut current = objects.node_addresses(node);
+    if objects.unread {
+        let former = former.and_then(|former| former.nodes.get(node));
+        current.extend(former.into_iter().flat_map(|node| &node.addresses));
+    }
     addresses.send_if_modified(|known| {
         let changed = *known != current;
         *known = current;

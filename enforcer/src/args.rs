@@ -6,7 +6,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use enforcer_policy::model::{ExemptSeed, LoadBalancerRanges, Options, ProbeRanges, SeedDefaults};
 use ipnet::IpNet;
 
-use crate::{kernel::Attach, node::Selection, source::GuardPods};
+use crate::{
+    kernel::Attach,
+    node::Selection,
+    source::{GuardPods, kubernetes::Hold},
+};
 
 /// Enforces in the kernel of a seed node who may reach each user cluster's API server.
 #[derive(Debug, Parser)]
@@ -23,7 +27,7 @@ pub enum Command {
     /// Watch the source and enforce it until a signal comes; what is enforced stays.
     Run(Box<Run>),
     /// Detach and remove everything, and forget the state.
-    Clean(Places),
+    Clean(Clean),
 }
 
 /// Where things are kept.
@@ -37,10 +41,22 @@ pub struct Places {
     pub state: PathBuf,
 }
 
+/// Options of `enforcer clean`.
+#[derive(Debug, Args)]
+pub struct Clean {
+    /// Where things are kept.
+    #[command(flatten)]
+    pub places: Places,
+    /// Then wait for a signal, as a DaemonSet asks of its containers.
+    #[arg(long)]
+    pub stay: bool,
+}
+
 /// Options of `enforcer run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Where objects come from: `manifests=DIR`, a folder of YAML files.
+    /// Where objects come from: `kubernetes`, the API of the seed as a pod or KUBECONFIG reach it,
+    /// `kubernetes=FILE`, as that kubeconfig does, or `manifests=DIR`, a folder of YAML files.
     #[arg(long, value_name = "SOURCE")]
     pub source: Source,
     /// Name of the Node object of this machine.
@@ -93,9 +109,23 @@ pub struct Run {
     /// Namespace of KKP's own services.
     #[arg(long, value_name = "NAME", default_value = "kubermatic")]
     pub kubermatic_namespace: String,
+    /// Options of the source `kubernetes`.
+    #[command(flatten)]
+    pub kubernetes: KubernetesOptions,
     /// Form of log lines.
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// Options of the source `kubernetes`.
+#[derive(Clone, Debug, Args)]
+pub struct KubernetesOptions {
+    /// Namespace that the agent runs in, where it keeps its Leases; known by itself in a pod.
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Hold what a list suddenly lacks if less than this share of it is left; 0% never does.
+    #[arg(long, value_name = "PERCENT", default_value = "50%", value_parser = hold)]
+    pub hold_below: Hold,
 }
 
 impl Run {
@@ -134,6 +164,8 @@ impl Run {
 pub enum Source {
     /// A folder of YAML files.
     Manifests(PathBuf),
+    /// The API of the seed, as this kubeconfig reaches it.
+    Kubernetes(Option<PathBuf>),
 }
 
 impl FromStr for Source {
@@ -142,7 +174,11 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('=') {
             Some(("manifests", folder)) if !folder.is_empty() => Ok(Self::Manifests(folder.into())),
-            _ => Err("write manifests=DIR"),
+            Some(("kubernetes", file)) if !file.is_empty() => {
+                Ok(Self::Kubernetes(Some(file.into())))
+            }
+            None if text == "kubernetes" => Ok(Self::Kubernetes(None)),
+            _ => Err("write kubernetes, kubernetes=FILE or manifests=DIR"),
         }
     }
 }
@@ -200,6 +236,12 @@ fn exempt_seed(text: &str) -> Result<ExemptSeed, &'static str> {
     Ok(which)
 }
 
+fn hold(text: &str) -> Result<Hold, &'static str> {
+    let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    let percent = percent.filter(|percent| *percent <= 100);
+    percent.map(|percent| Hold { percent }).ok_or("write a share from 0% to 100%")
+}
+
 fn probe_ranges(text: &str) -> Result<ProbeRanges, &'static str> {
     let mut probes = ProbeRanges::NONE;
     if text == "none" {
@@ -243,6 +285,17 @@ mod tests {
     }
 
     #[test]
+    fn kubernetes_is_a_source_with_and_without_a_file() {
+        assert_eq!("kubernetes".parse(), Ok(Source::Kubernetes(None)));
+        let file = Source::Kubernetes(Some("/etc/kubeconfig".into()));
+        assert_eq!("kubernetes=/etc/kubeconfig".parse(), Ok(file));
+        assert_eq!(run(&[]).unwrap().kubernetes.hold_below, Hold { percent: 50 });
+        let run = run(&["--hold-below", "80%", "--namespace", "guard"]).unwrap();
+        assert_eq!(run.kubernetes.hold_below, Hold { percent: 80 });
+        assert_eq!(run.kubernetes.namespace.as_deref(), Some("guard"));
+    }
+
+    #[test]
     fn exemptions_are_ranges_with_host_bits_cleared() {
         let run = run(&["--exempt", "10.1.2.3/8,fd00::1/64", "--exempt-seed", "pods"]).unwrap();
         let options = run.policy();
@@ -279,6 +332,8 @@ mod tests {
             ["--interfaces", "eth0,"],
             ["--exempt", "10.0.0.0/33"],
             ["--exempt-seed", "all"],
+            ["--hold-below", "101%"],
+            ["--hold-below", "50"],
             ["--probe-ranges", ""],
             ["--probe-ranges", "none,connected"],
             ["--probe-ranges", "10.0.0.0"],

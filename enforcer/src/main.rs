@@ -31,15 +31,24 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     match command {
         Command::Run(run) => {
-            // One thread: work comes in bursts of milliseconds, and a DaemonSet's memory counts on
-            // every node.
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = runtime()?;
             let result = runtime.block_on(agent::run(*run));
             runtime.shutdown_timeout(std::time::Duration::from_millis(100));
             Ok(result?)
         }
-        Command::Clean(places) => Ok(agent::clean(&places)?),
+        Command::Clean(clean) => {
+            agent::clean(&clean.places)?;
+            if clean.stay {
+                runtime()?.block_on(agent::stopped())?;
+            }
+            Ok(())
+        }
     }
+}
+
+/// One thread: work comes in bursts of milliseconds, and a DaemonSet's memory counts on every node.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// `RUST_LOG` chooses what is logged, `info` without it.

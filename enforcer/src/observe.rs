@@ -1,8 +1,11 @@
-//! What others see of the agent: health, readiness and metrics over HTTP.
+//! What others see of the agent: health, readiness and metrics over HTTP; in the seed's API, where
+//! that is the source, this node's Lease ([`lease`]) and Events on Clusters ([`events`]).
 //!
 //! Reads the latest [`Report`](crate::reconcile::Report) and the counters in the kernel when it is
 //! asked; keeps nothing of its own.
 
+pub mod events;
+pub mod lease;
 mod metrics;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -49,9 +52,14 @@ struct Shared {
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let status = shared.status.borrow().clone();
+    // What is stale is enforced all the same: a pod that is not ready would help nobody.
+    let staleness = status.staleness().map(|text| text + "\n").unwrap_or_default();
     match status.not_ready() {
-        reasons if reasons.is_empty() => "ok\n".into_response(),
-        reasons => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response(),
+        reasons if reasons.is_empty() => format!("ok\n{staleness}").into_response(),
+        reasons => {
+            let text = format!("{}\n{staleness}", reasons.join("\n"));
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! 192.0.2.0/24     2001:db8:2::/64       the nodes' network (TEST-NET-1); the router is .1
+//! 192.0.2.6        2001:db8:2::6         the seed's own API server
 //! 192.0.2.11+N     2001:db8:2::11+N      node N
 //! 192.0.2.100+     2001:db8:2::100+      load balancer VIPs, routed to a node
 //! 198.51.100.0/24  2001:db8:51::/64      clients that are listed, by custom
@@ -72,6 +73,10 @@ pub const FIRST_NODE: Dual = Dual {
     v4: Ipv4Addr::new(192, 0, 2, 11),
     v6: Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x11),
 };
+
+/// The seed's own API server, a neighbour of the nodes.
+pub const CONTROL_PLANE: Dual =
+    Dual { v4: Ipv4Addr::new(192, 0, 2, 6), v6: Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 6) };
 
 /// The first load balancer VIP.
 pub const FIRST_VIP: Dual = Dual {

@@ -76,6 +76,13 @@ impl Installation {
         self
     }
 
+    /// Reads from another source.
+    #[must_use]
+    pub fn source(mut self, source: &str) -> Installation {
+        self.source = source.into();
+        self
+    }
+
     /// Adds arguments to `enforcer run`.
     #[must_use]
     pub fn arguments(mut self, more: &[&str]) -> Installation {

@@ -24,7 +24,10 @@
 //!    thousands of numbered SYNs a second and knows of each whether it arrived. An
 //!    [`onlooker::Onlooker`] is somebody else's program behind ours.
 //! 7. [`packets`] makes any packet by hand and reads any back, [`raw`] sends and catches them.
-//! 8. [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above.
+//! 8. [`control_plane`] is a real API server for the nodes of a topology, or by itself;
+//!    [`watched`] is a stage whose agents read it with the rights that `deploy/base` gives them.
+//!    [`container`] runs the image on a node.
+//! 9. [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -48,6 +51,8 @@ pub mod addresses;
 pub mod agent;
 mod arrivals;
 pub mod cleanup;
+pub mod container;
+pub mod control_plane;
 pub mod counted;
 pub mod exec;
 pub mod http;
@@ -68,4 +73,5 @@ pub mod survey;
 pub mod talk;
 pub mod topology;
 pub mod traffic;
+pub mod watched;
 pub mod yaml;

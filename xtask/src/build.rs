@@ -12,6 +12,8 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::child::{self, announce, cargo};
+use crate::control_plane::ControlPlane;
+use crate::image::{self, Architecture};
 use crate::machine::Machine;
 use crate::project::Project;
 use crate::toolchain::{TARGET, Toolchain};
@@ -95,20 +97,43 @@ impl BpfBuilder {
     }
 }
 
-/// Builds the agent around the object, which must be there.
+/// Builds the agent around the object, which must be there. That of a release is static, so that what
+/// is tested is what an image holds.
 pub(crate) fn agent(project: &Project, profile: Profile) -> Result<PathBuf> {
-    announce("building the agent", "about 2 minutes the first time");
+    match profile {
+        Profile::Release => {
+            copy_program(&static_agent(project, Architecture::here())?, &project.agent())?;
+            Ok(project.agent())
+        }
+        Profile::Dev => {
+            child::run(&mut agent_build(project))?;
+            Ok(project.target().join("debug/enforcer"))
+        }
+    }
+}
+
+/// Builds the agent as a program that needs no file but itself, without musl.
+pub(crate) fn static_agent(project: &Project, architecture: Architecture) -> Result<PathBuf> {
+    let target = architecture.target();
+    let mut command = agent_build(project);
+    // Procedural macros cannot be static: with a target named, the flags are not theirs.
+    command
+        .args(["--release", "--target", &target])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    if architecture != Architecture::here() {
+        let linker = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
+        command.env(linker, architecture.tool("gcc"));
+    }
+    child::run(&mut command)?;
+    Ok(project.target().join(target).join("release/enforcer"))
+}
+
+fn agent_build(project: &Project) -> Command {
+    announce("building the agent", "about 3 minutes the first time");
     let mut command = cargo(project);
     command.args(["build", "--package", "enforcer", "--target-dir"]).arg(project.target());
-    let built = match profile {
-        Profile::Release => {
-            command.arg("--release");
-            project.agent()
-        }
-        Profile::Dev => project.target().join("debug/enforcer"),
-    };
-    child::run(command.args(locked(project)).env("ENFORCER_BPF_OBJECT", project.object()))?;
-    Ok(built)
+    command.args(locked(project)).env("ENFORCER_BPF_OBJECT", project.object());
+    command
 }
 
 /// Two versions of cargo share the lock file: neither may rewrite it for the other.
@@ -118,7 +143,25 @@ pub(crate) fn locked(project: &Project) -> Option<&'static str> {
 
 /// The variables that tell test programs, demo and benchmark what to run.
 pub(crate) fn with_product<'a>(command: &'a mut Command, project: &Project) -> &'a mut Command {
-    command.env("ENFORCER_BIN", project.agent()).env("ENFORCER_BPF_OBJECT", project.object())
+    command.env("ENFORCER_BIN", project.agent()).env("ENFORCER_BPF_OBJECT", project.object());
+    // What is wrong with it is said where it is needed.
+    if let Ok(control_plane) = ControlPlane::of(project) {
+        command.env("ENFORCER_CONTROL_PLANE", control_plane.assets());
+    }
+    command.env("ENFORCER_IMAGE", image::archive(project, Architecture::here()));
+    if let Some(crds) = project.real_crds() {
+        command.env("ENFORCER_KKP_CRDS", crds);
+    }
+    command
+}
+
+/// Replaces a program, which may be running.
+pub(crate) fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    let beside = to.with_extension("new");
+    fs::create_dir_all(to.parent().context("a program without a folder")?)
+        .and_then(|()| fs::copy(from, &beside))
+        .and_then(|_| fs::rename(&beside, to))
+        .with_context(|| format!("cannot write {}", to.display()))
 }
 
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {

@@ -2,14 +2,17 @@
 //!
 //! Input: the command line. Output: the exit code of what was asked for; progress on standard error.
 //! Invariant: everything is built in `<workspace>/target`, tools are installed in
-//! `<workspace>/.tools`, and nothing else of the machine changes except Debian packages that were
-//! announced before.
+//! `<workspace>/.tools`, and nothing else of the machine changes except the user's caches (cargo's,
+//! Go's, and one for the control plane of the tests) and Debian packages that were announced before.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod bench;
 mod build;
 mod child;
+mod control_plane;
 mod demo;
+mod go;
+mod image;
 mod machine;
 mod needs;
 mod outcome;
@@ -75,6 +78,10 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Build the container image for this machine and those that it can build for
+    Image,
+    /// Build etcd, kube-apiserver and kubectl for the tests, once, and print their folder
+    ControlPlane,
     /// Format, clippy, dependency rules: the tier `lint`
     Lint,
 }
@@ -88,6 +95,8 @@ fn main() -> ExitCode {
         Command::Test { tiers, args } => test::run(&project, &tiers, &args),
         Command::Bench { part, args } => bench::run(&project, &part, &args),
         Command::Debug { args } => demo::debug(&project, &args),
+        Command::Image => image::run(&project),
+        Command::ControlPlane => control_plane::run(&project),
         Command::Lint => test::run(&project, &["lint".to_owned()], &[]),
     };
     done.unwrap_or_else(|error| {

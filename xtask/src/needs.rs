@@ -7,8 +7,11 @@ use std::env;
 
 use crate::build::{self, BpfBuilder, Profile};
 use crate::child::{announce, ask, cargo, program, run_as_progress};
+use crate::control_plane::ControlPlane;
+use crate::go::Go;
+use crate::image::{self, Architecture};
 use crate::machine::{Machine, find};
-use crate::packages::{self, Brings, NETWORK, RUST_LINTS};
+use crate::packages::{self, Brings, CONTAINERS, NETWORK, RUST_LINTS};
 use crate::project::Project;
 use crate::tools::cargo_deny;
 
@@ -27,6 +30,10 @@ pub(crate) enum Need {
     CargoDeny,
     BpfObject,
     Agent,
+    /// The image for this machine, as an archive.
+    Image,
+    /// etcd, kube-apiserver and kubectl.
+    ControlPlane,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +62,11 @@ impl<'a> Needs<'a> {
         let mut unmet = Vec::new();
         for need in needs {
             let idle = match need {
-                Need::BpfObject | Need::Agent | Need::CargoDeny => !unmet.is_empty(),
+                Need::BpfObject
+                | Need::Agent
+                | Need::CargoDeny
+                | Need::ControlPlane
+                | Need::Image => !unmet.is_empty(),
                 Need::LoadBpf | Need::MountBpffs | Need::NetworkNamespaces => !self.machine.root,
                 Need::Root | Need::Program(_) | Need::Component(_) => false,
             };
@@ -94,6 +105,10 @@ impl<'a> Needs<'a> {
                 .map_err(missing("Rust for BPF and bpf-linker"))?
                 .object(project)
                 .map_err(broken),
+            Need::Image => {
+                image::build(project, machine, Architecture::here()).map(drop).map_err(broken)
+            }
+            Need::ControlPlane => self.control_plane(),
             Need::Agent => build::agent(project, Profile::Release).map(drop).map_err(broken),
         }
     }
@@ -102,10 +117,22 @@ impl<'a> Needs<'a> {
         let Self { project, machine, answers: _ } = self;
         let package: Vec<_> = NETWORK
             .iter()
+            .chain(CONTAINERS)
             .filter(|package| matches!(package.brings, Brings::Program(program) if program == name))
             .collect();
         packages::install(project, machine, &packages::missing(package)).map_err(missing(name))?;
         available(find(name).is_some(), name)
+    }
+
+    fn control_plane(&self) -> Result<(), Unmet> {
+        let Self { project, machine, answers: _ } = self;
+        let what = missing("etcd, kube-apiserver and kubectl");
+        let control_plane = ControlPlane::of(project).map_err(&what)?;
+        if control_plane.is_there() {
+            return Ok(());
+        }
+        let go = Go::find(project, machine).map_err(&what)?;
+        control_plane.build(project, &go).map_err(broken)
     }
 
     fn component(&self, name: &'static str) -> Result<(), Unmet> {

@@ -26,6 +26,12 @@ pub(crate) enum Brings {
     Path(&'static str),
 }
 
+const CA_CERTIFICATES: Package = Package {
+    name: "ca-certificates",
+    brings: Brings::Path("/etc/ssl/certs/ca-certificates.crt"),
+    purpose: "lets cargo and Go download",
+};
+
 /// Debian's Rust with a prebuilt `core` for BPF: compiles the BPF program without rustup.
 pub(crate) const BPF_RUST: &[Package] = &[
     Package {
@@ -57,11 +63,7 @@ pub(crate) const BPF_SUPPORT: &[Package] = &[
         brings: Brings::Program("c++"),
         purpose: "the C++ library that LLVM needs, for linking",
     },
-    Package {
-        name: "ca-certificates",
-        brings: Brings::Path("/etc/ssl/certs/ca-certificates.crt"),
-        purpose: "lets cargo download crates",
-    },
+    CA_CERTIFICATES,
 ];
 
 /// What the demo and the tiers with network namespaces start.
@@ -76,6 +78,37 @@ pub(crate) const NETWORK: &[Package] = &[
         brings: Brings::Program("nft"),
         purpose: "kube-proxy's address translation in the demo and the tests",
     },
+];
+
+/// What builds images where nothing else does.
+pub(crate) const BUILDAH: &[Package] = &[Package {
+    name: "buildah",
+    brings: Brings::Program("buildah"),
+    purpose: "builds container images",
+}];
+
+/// What runs them in tests.
+pub(crate) const CONTAINERS: &[Package] = &[
+    Package {
+        name: "podman",
+        brings: Brings::Program("podman"),
+        purpose: "runs the image in tests",
+    },
+    Package {
+        name: "runc",
+        brings: Brings::Program("runc"),
+        purpose: "the runtime below, that of most nodes",
+    },
+];
+
+/// What builds, or fetches what builds, the control plane of the tests.
+pub(crate) const GO: &[Package] = &[
+    Package {
+        name: "golang-go",
+        brings: Brings::Program("go"),
+        purpose: "Go for the control plane of the tests",
+    },
+    CA_CERTIFICATES,
 ];
 
 /// Parts of Debian's Rust, for who has no rustup.
@@ -191,12 +224,13 @@ mod tests {
     }
 
     #[test]
-    fn every_package_is_named_once_and_says_its_purpose() {
-        let mut seen = Vec::new();
-        for package in BPF_RUST.iter().chain(BPF_SUPPORT).chain(NETWORK).chain(RUST_LINTS) {
-            assert!(!seen.contains(&package.name), "{} twice", package.name);
+    fn every_package_says_its_purpose_and_has_no_other_elsewhere() {
+        let tables = [BPF_RUST, BPF_SUPPORT, NETWORK, BUILDAH, CONTAINERS, GO, RUST_LINTS];
+        let all: Vec<_> = tables.into_iter().flatten().collect();
+        for package in &all {
             assert!(!package.purpose.is_empty(), "{}", package.name);
-            seen.push(package.name);
+            let same = all.iter().filter(|other| other.name == package.name);
+            assert!(same.clone().all(|other| other.purpose == package.purpose), "{}", package.name);
         }
     }
 }

@@ -45,6 +45,16 @@ impl Project {
         self.target().join("release/enforcer")
     }
 
+    /// Container images and what their builders keep.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.target().join("image")
+    }
+
+    /// KKP's own CRDs, where they lie beside the project.
+    pub(crate) fn real_crds(&self) -> Option<PathBuf> {
+        Some(self.root.join("../shared/kkp-crds")).filter(|folder| folder.is_dir())
+    }
+
     /// Root of `cargo install` for tools that the build needs; binaries are in its `bin`.
     pub(crate) fn tools(&self) -> PathBuf {
         self.root.join(".tools")

@@ -95,7 +95,7 @@ fn run_step(project: &Project, step: &Step, extra: &[OsString]) -> Result<Ran> {
             let mut deny = program(project, tools::cargo_deny(project)?);
             decide(deny.args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))
         }
-        Step::RealCrds if !project.root().join("../shared/kkp-crds").is_dir() => {
+        Step::RealCrds if project.real_crds().is_none() => {
             eprintln!("$ no CRDs of KKP beside the project: the tests that read them were ignored");
             Ok(Ran::Check(Counts::default()))
         }

@@ -46,6 +46,35 @@ const NETWORKS: &[Need] = &[
     Need::Agent,
 ];
 
+/// What a real API server beside these networks takes.
+const CLUSTER: &[Need] = &[
+    Need::Root,
+    Need::LoadBpf,
+    Need::MountBpffs,
+    Need::NetworkNamespaces,
+    Need::Program("ip"),
+    Need::Program("nft"),
+    Need::BpfObject,
+    Need::Agent,
+    Need::ControlPlane,
+];
+
+/// What containers on these networks take.
+const CONTAINERS: &[Need] = &[
+    Need::Root,
+    Need::LoadBpf,
+    Need::MountBpffs,
+    Need::NetworkNamespaces,
+    Need::Program("ip"),
+    Need::Program("nft"),
+    Need::Program("podman"),
+    Need::Program("runc"),
+    Need::BpfObject,
+    Need::Agent,
+    Need::Image,
+    Need::ControlPlane,
+];
+
 pub(crate) const TIERS: &[Tier] = &[
     Tier {
         name: "lint",
@@ -100,6 +129,18 @@ pub(crate) const TIERS: &[Tier] = &[
             "--test",
             "agent_*",
         ])],
+    },
+    Tier {
+        name: "cluster",
+        proves: "the agent and deploy/ against a real API server",
+        needs: CLUSTER,
+        steps: &[Step::Tests(&["--workspace", "--test", "cluster_*"])],
+    },
+    Tier {
+        name: "image",
+        proves: "the container image with the capabilities of deploy/ and no others",
+        needs: CONTAINERS,
+        steps: &[Step::Tests(&["--workspace", "--test", "image_*"])],
     },
     Tier {
         name: "demo",

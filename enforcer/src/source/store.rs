@@ -47,6 +47,8 @@ pub struct Objects {
     /// Set while something cannot be read of which no version was ever read: any object that is
     /// missing here may be in it.
     pub incomplete: bool,
+    /// Set until everything has been read once: the tables are empty because of that.
+    pub unread: bool,
     /// Set while the source cannot be read: since then this is old.
     pub stale_since: Option<SystemTime>,
 }
