@@ -19,6 +19,7 @@ pub(super) struct Regions {
 
 impl Regions {
     pub(super) fn new(begin: usize, end: usize) -> Self {
+        let begin = begin.next_multiple_of(8);
         Self { begin, next: begin, end }
     }
 
@@ -27,13 +28,17 @@ impl Regions {
         self.next - self.begin
     }
 
-    /// First of so many free words, a multiple of four; `None` if the image is full.
+    /// First of so many free words, a multiple of eight; `None` if the image is full.
+    ///
+    /// Some words stay free behind every list, so that one more range mostly finds room there and the
+    /// lists that follow stay where they are: an edit then changes few pages of the image.
     fn allocate(&mut self, words: usize) -> Option<usize> {
-        let at = self.next.next_multiple_of(4);
+        let grain = (words.next_power_of_two() / 32).max(8);
+        let at = self.next;
         if words > self.end - at.min(self.end) {
             return None;
         }
-        self.next = at + words;
+        self.next = at + words.next_multiple_of(grain);
         Some(at)
     }
 

@@ -1,0 +1,115 @@
+//! What one edit among many clusters changes: its own pages of the image, and nothing else.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use enforcer_policy::{
+    compile::compile,
+    image::{IMAGE_WORDS, Image, assign, counter_owners},
+    model::{
+        Cluster, ClusterId, ExposeStrategy, Frontend, FrontendAddress, FrontendKind, ListedRange,
+        ObjectRef, Origin, Protocol, RangeList, Snapshot,
+    },
+    plan::{Attachments, Bank, Desired, Observed, Step, plan},
+};
+
+const CLUSTERS: u16 = 2_000;
+const RANGES: u32 = 20;
+const EDITED: u16 = 777;
+const PAGE_WORDS: usize = 512;
+
+fn cluster(number: u16) -> Cluster {
+    let object = |kind: &str, name: String| ObjectRef {
+        kind: kind.to_owned(),
+        namespace: String::new(),
+        name,
+    };
+    let id = ClusterId(format!("c{number:04}"));
+    let ranges = (0..RANGES).map(|position| {
+        let network = u32::from(number) * RANGES + position;
+        let net = format!("{}.{}.{}.0/24", 11 + position * 10, network >> 8 & 255, network & 255);
+        ListedRange { net: net.parse().unwrap(), position }
+    });
+    let frontend = |at, kind| Frontend {
+        protocol: Protocol::Tcp,
+        at,
+        kind,
+        service: object("Service", "apiserver-external".to_owned()),
+        port_name: "secure".to_owned(),
+    };
+    let port = 30_000 + number;
+    let balancer = IpAddr::from([10, 128, (number >> 8) as u8, number as u8]);
+    Cluster {
+        namespace: format!("cluster-{id}"),
+        strategy: ExposeStrategy::LoadBalancer,
+        allowed: Some(RangeList {
+            origin: Origin {
+                object: object("Cluster", id.0.clone()),
+                field: "spec.apiServerAllowedIPRanges.cidrBlocks".to_owned(),
+            },
+            ranges: ranges.collect(),
+            written: RANGES as usize,
+        }),
+        frontends: vec![
+            frontend(FrontendAddress::Node { port }, FrontendKind::ApiServerNodePort),
+            frontend(
+                FrontendAddress::Address { address: balancer, port },
+                FrontendKind::FrontLoadBalancer,
+            ),
+        ],
+        own_pods: [].into(),
+        api_server_pods: [].into(),
+        id,
+    }
+}
+
+fn seed() -> Snapshot {
+    let clusters: BTreeMap<ClusterId, Cluster> =
+        (0..CLUSTERS).map(cluster).map(|cluster| (cluster.id.clone(), cluster)).collect();
+    Snapshot { clusters, ..Snapshot::default() }
+}
+
+fn ranges(snapshot: &mut Snapshot) -> &mut Vec<ListedRange> {
+    let edited = snapshot.clusters.get_mut(&cluster(EDITED).id).unwrap();
+    &mut edited.allowed.as_mut().unwrap().ranges
+}
+
+/// The image of a snapshot after another, and the words that the way there writes.
+fn next(snapshot: &Snapshot, former: Option<&Image>) -> (Image, usize) {
+    let (rules, problems) = compile(snapshot);
+    assert_eq!(problems, []);
+    let nothing = vec![0; IMAGE_WORDS];
+    let words = former.map_or(&nothing[..], Image::words);
+    let counters = assign(&rules, counter_owners(words)).unwrap();
+    let image = Image::lower(&rules, &counters).unwrap();
+    let observed = Observed {
+        active: former.map(|_| Bank::A),
+        banks: [words, words],
+        links: Attachments::default(),
+    };
+    let desired = Desired { image: &image, counters: &counters, interfaces: &[] };
+    let written = plan(&observed, &desired).into_iter().map(|step| match step {
+        Step::Write { words, .. } => words.len(),
+        Step::ResetCounters { .. } | Step::Activate { .. } | Step::Link(_) => 0,
+    });
+    let written = written.sum();
+    (image, written)
+}
+
+#[test]
+fn an_edit_among_two_thousand_clusters_writes_a_handful_of_pages() {
+    let mut snapshot = seed();
+    let (image, all) = next(&snapshot, None);
+    assert!(all > 200 * PAGE_WORDS, "{all} words are a whole seed");
+
+    // The header with the revision, and the page or two that hold the list.
+    ranges(&mut snapshot)[3].net = "99.0.0.0/16".parse().unwrap();
+    let (replaced, written) = next(&snapshot, Some(&image));
+    assert!((1..=3).contains(&(written / PAGE_WORDS)), "a range replaced: {written} words");
+
+    ranges(&mut snapshot).push(ListedRange { net: "98.0.0.0/16".parse().unwrap(), position: 20 });
+    let (_, written) = next(&snapshot, Some(&replaced));
+    assert!((1..=4).contains(&(written / PAGE_WORDS)), "a range added: {written} words");
+
+    let (_, written) = next(&snapshot, Some(&next(&snapshot, None).0));
+    assert_eq!(written, 0, "nothing changed");
+}
