@@ -33,7 +33,7 @@ const AARCH64: Architecture = Architecture { rust: "aarch64", oci: "arm64" };
 
 /// What builds images here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Engine {
+pub(crate) enum Engine {
     Buildah,
     Podman,
     Docker,
@@ -44,43 +44,15 @@ enum Engine {
 pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     let machine = Machine::observe();
     BpfBuilder::prepare(project, &machine)?.object(project)?;
-    println!("{}", build(project, &machine, Architecture::here())?.display());
+    let engine = Engine::find(project, &machine)?;
+    println!("{}", engine.build(project, Architecture::here())?.display());
     for other in [X86_64, AARCH64].into_iter().filter(|other| *other != Architecture::here()) {
         match other.lacks(project) {
-            None => println!("{}", build(project, &machine, other)?.display()),
+            None => println!("{}", engine.build(project, other)?.display()),
             Some(what) => eprintln!("==> no image for {}: it needs {what}", other.rust),
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Builds the agent and its image for one architecture; the archive's path.
-pub(crate) fn build(
-    project: &Project,
-    machine: &Machine,
-    architecture: Architecture,
-) -> Result<PathBuf> {
-    let engine = Engine::find(project, machine)?;
-    let agent = build::static_agent(project, architecture)?;
-    let folder = project.images();
-    let context = folder.join(architecture.oci);
-    fs::create_dir_all(&context).with_context(|| format!("cannot create {}", context.display()))?;
-    let mut strip = program(project, architecture.tool("strip"));
-    run_as_progress(strip.arg("--strip-debug").arg(agent).arg("-o").arg(context.join("enforcer")))?;
-    let archive = archive(project, architecture);
-    // Engines refuse to write over a former one.
-    if archive.exists() {
-        fs::remove_file(&archive)
-            .with_context(|| format!("cannot remove {}", archive.display()))?;
-    }
-    let commands = engine.commands(project, architecture, &context, &archive);
-    let built = commands.into_iter().try_for_each(|mut command| run_as_progress(&mut command));
-    for meanwhile in [store(project), run_folder(project)].into_iter().filter(|path| path.exists())
-    {
-        fs::remove_dir_all(&meanwhile)
-            .with_context(|| format!("cannot remove {}", meanwhile.display()))?;
-    }
-    built.map(|()| archive)
 }
 
 /// Where buildah and podman keep images and what runs.
@@ -100,7 +72,9 @@ pub(crate) fn archive(project: &Project, architecture: Architecture) -> PathBuf 
 impl Architecture {
     /// That of this machine.
     pub(crate) fn here() -> Self {
-        if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 }
+        let here = |known: &Self| known.rust == std::env::consts::ARCH;
+        let other = Self { rust: std::env::consts::ARCH, oci: std::env::consts::ARCH };
+        [X86_64, AARCH64].into_iter().find(here).unwrap_or(other)
     }
 
     pub(crate) fn target(self) -> String {
@@ -131,13 +105,42 @@ impl Architecture {
 }
 
 impl Engine {
-    fn find(project: &Project, machine: &Machine) -> Result<Self> {
+    /// The first that answers; installs buildah if none does and it may.
+    pub(crate) fn find(project: &Project, machine: &Machine) -> Result<Self> {
         if let Some(engine) = Self::present(project) {
             return Ok(engine);
         }
         packages::install(project, machine, &packages::missing(BUILDAH))
             .context("no buildah, no podman, no docker that answers")?;
         Self::present(project).context("buildah does not start")
+    }
+
+    /// Builds the agent and its image for one architecture; the archive's path.
+    pub(crate) fn build(self, project: &Project, architecture: Architecture) -> Result<PathBuf> {
+        let agent = build::static_agent(project, architecture)?;
+        let folder = project.images();
+        let context = folder.join(architecture.oci);
+        fs::create_dir_all(&context)
+            .with_context(|| format!("cannot create {}", context.display()))?;
+        let mut strip = program(project, architecture.tool("strip"));
+        run_as_progress(
+            strip.arg("--strip-debug").arg(agent).arg("-o").arg(context.join("enforcer")),
+        )?;
+        let archive = archive(project, architecture);
+        // Engines refuse to write over a former one.
+        if archive.exists() {
+            fs::remove_file(&archive)
+                .with_context(|| format!("cannot remove {}", archive.display()))?;
+        }
+        let commands = self.commands(project, architecture, &context, &archive);
+        let built = commands.into_iter().try_for_each(|mut command| run_as_progress(&mut command));
+        for meanwhile in
+            [store(project), run_folder(project)].into_iter().filter(|path| path.exists())
+        {
+            fs::remove_dir_all(&meanwhile)
+                .with_context(|| format!("cannot remove {}", meanwhile.display()))?;
+        }
+        built.map(|()| archive)
     }
 
     fn present(project: &Project) -> Option<Self> {

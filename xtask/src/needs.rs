@@ -9,7 +9,7 @@ use crate::build::{self, BpfBuilder, Profile};
 use crate::child::{announce, ask, cargo, program, run_as_progress};
 use crate::control_plane::ControlPlane;
 use crate::go::Go;
-use crate::image::{self, Architecture};
+use crate::image::{Architecture, Engine};
 use crate::machine::{Machine, find};
 use crate::packages::{self, Brings, CONTAINERS, NETWORK, RUST_LINTS};
 use crate::project::Project;
@@ -106,7 +106,8 @@ impl<'a> Needs<'a> {
                 .object(project)
                 .map_err(broken),
             Need::Image => {
-                image::build(project, machine, Architecture::here()).map(drop).map_err(broken)
+                let engine = Engine::find(project, machine).map_err(missing("buildah"))?;
+                engine.build(project, Architecture::here()).map(drop).map_err(broken)
             }
             Need::ControlPlane => self.control_plane(),
             Need::Agent => build::agent(project, Profile::Release).map(drop).map_err(broken),
