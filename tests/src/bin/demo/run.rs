@@ -132,6 +132,7 @@ impl Scene {
     fn turned(&self, client: &str, admitted: &[&str], start: Instant) -> Option<Duration> {
         let expected = match Access::of(client, admitted) {
             Access::Open => Outcome::Answered,
+            Access::Handshake => Outcome::Silent,
             Access::Closed => Outcome::TimedOut,
         };
         let since = start.elapsed();
