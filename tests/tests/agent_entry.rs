@@ -88,11 +88,12 @@ fn trusted_proxies_and_probe_ranges_admit_whom_the_options_name_and_nobody_else(
     for (arguments, unlisted, prober) in cases {
         let installation = scene.installation(arguments);
         let agent = installation.start().unwrap();
-        let questions = scene.questions(&SOURCES, |client, way| match client {
-            "unlisted" if way.frontend.guarded => unlisted(client, way),
-            "prober" if way.frontend.guarded => prober(client, way),
-            _ => by_custom(client, way),
-        });
+        let questions =
+            scene.questions(&["listed", "unlisted", "prober"], |client, way| match client {
+                "unlisted" if way.frontend.guarded => unlisted(client, way),
+                "prober" if way.frontend.guarded => prober(client, way),
+                _ => by_custom(client, way),
+            });
         scene.assert_oracle(&snapshot(&installation), &questions);
         let answers = survey(&questions);
         assert_eq!(surprises(&answers), [""; 0], "{arguments:?}");
