@@ -56,6 +56,11 @@ impl Row {
         groups.filter_map(|group| Some(Row::one(client, group, group.first()?))).collect()
     }
 
+    /// The same row with the name of the cluster at the frontends.
+    pub(crate) fn at(cluster: &str, row: Row) -> Row {
+        Row { frontend: format!("{cluster}: {}", row.frontend), ..row }
+    }
+
     /// One for observations of which all are like the first.
     fn one(client: &str, all: &[Observation], first: &Observation) -> Row {
         Row {
