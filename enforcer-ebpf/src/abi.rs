@@ -154,13 +154,13 @@ const PORTS_BYTES: u32 = 2 * 65_536 / 8;
 pub const NODE_PORTS_AT: u32 = (HEADER_BYTES + PORTS_BYTES) / 2;
 const NODE_PORTS_END: u32 = (NODE_PORTS_AT + 2 * 65_536) * 2;
 
-/// IPv4 addresses of the node: see [`entry4`] with [`NODE_VALUE_BITS`].
+/// IPv4 addresses of nodes: see [`entry4`] with [`NODE_VALUE_BITS`].
 pub const NODE4: Table = Table::new::<Bucket4>(NODE_PORTS_END, 1 << 12);
 /// Frontends at other IPv4 addresses: see [`entry4`] with [`FRONTEND_VALUE_BITS`].
 pub const FRONTENDS4: Table = Table::new::<Bucket4>(NODE4.end::<Bucket4>(), 1 << 16);
 /// Pods by IPv4 address: see [`entry4`] with [`POD_VALUE_BITS`].
 pub const PODS4: Table = Table::new::<Bucket4>(FRONTENDS4.end::<Bucket4>(), 1 << 15);
-/// IPv6 addresses of the node.
+/// IPv6 addresses of nodes.
 pub const NODE6: Table =
     Table::new::<Bucket6>(PODS4.end::<Bucket4>().next_multiple_of(64), 1 << 10);
 /// Frontends at other IPv6 addresses. Every address has an entry with [`ANY_PORT`] too.

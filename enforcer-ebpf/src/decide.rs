@@ -197,7 +197,7 @@ pub fn decide<A: Address, T: Tables>(
 }
 
 /// Policy of the frontend at a destination, 0 if there is none. An external IP that is an address
-/// of the node too has entries of its own for all its frontends.
+/// of a node too has entries of its own for all its frontends.
 #[inline(always)]
 fn policy_at<A: Address>(destination: A, image: &Image, protocol: u32, port: u32) -> u32 {
     let index = destination.frontend_policy(image, protocol, port);
@@ -283,8 +283,9 @@ fn is_opened<A: Address, T: Tables>(flow: &Flow<A>, tables: &T) -> bool {
     }
 }
 
-/// Looks at a packet that leaves the node: if it opens a connection from a guarded port of the node,
-/// that is handed to `remember`, since replies are addressed like a client's packets to that port.
+/// Looks at a packet that leaves the node, to the network or to a pod: if it opens a connection from a
+/// guarded port of a node, that is handed to `remember`, since replies are addressed like a client's
+/// packets to that port. The node may be another one that sends to a pod here.
 #[inline(always)]
 pub fn watch<P: Packet, T: Tables>(
     packet: &P,
@@ -345,7 +346,7 @@ fn watch_flow<P: Packet, A: Address, T: Tables>(
 pub trait Address: Copy {
     /// Policy of the frontend at this address, 0 if there is none.
     fn frontend_policy(self, image: &Image, protocol: u32, port: u32) -> u32;
-    /// Whether it is an address of the node.
+    /// Whether it is an address of a node of the seed.
     fn is_node(self, image: &Image) -> bool;
     /// Whether any frontend is at this address.
     fn has_frontend(self, image: &Image) -> bool;

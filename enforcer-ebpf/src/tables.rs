@@ -62,7 +62,7 @@ pub fn node_port_policy(image: &Image, protocol: u32, port: u32) -> u32 {
     u32::from(*image.at::<u16>(NODE_PORTS_AT + (protocol << 16 | port)))
 }
 
-/// Whether the node has this address.
+/// Whether a node of the seed has this address, this one or another.
 #[inline(always)]
 pub fn is_node4(image: &Image, address: u32) -> bool {
     find4::<NODE_VALUE_BITS>(image, NODE4, u64::from(address)) != 0
@@ -86,7 +86,7 @@ pub fn frontend6_policy(image: &Image, high: u64, low: u64, protocol: u32, port:
     find6(image, FRONTENDS6, high, low, u64::from(protocol << 16 | port)) as u32
 }
 
-/// Whether an IPv6 address has any frontend, the node's own addresses left out.
+/// Whether an IPv6 address has any frontend, those of nodes left out.
 #[inline(always)]
 pub fn has_frontend6(image: &Image, high: u64, low: u64) -> bool {
     find6(image, FRONTENDS6, high, low, u64::from(ANY_PORT)) != 0

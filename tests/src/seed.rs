@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use crate::addresses::{Dual, FIRST_VIP, cluster_ip};
+use crate::entrances;
 use crate::kube::{self, KubePort, KubeService, Pod, ServiceType};
-use crate::nat;
+use crate::nat::{self, Protocol};
 
 /// `spec.exposeStrategy` of a Cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct UserCluster {
     pub api_servers: Vec<Pod>,
     /// The Envoy pods of strategy LoadBalancer.
     pub envoys: Vec<Pod>,
+    /// Whether it has every other kind of way in as well, see [`crate::entrances`].
+    pub wide: bool,
 }
 
 /// The port numbers of a user cluster.
@@ -84,6 +87,7 @@ impl UserCluster {
             namespace_annotations: Vec::new(),
             api_servers: Vec::new(),
             envoys: Vec::new(),
+            wide: false,
         }
     }
 
@@ -181,6 +185,9 @@ impl UserCluster {
         if self.strategy == Strategy::LoadBalancer {
             services.push(self.front_load_balancer());
         }
+        if self.wide {
+            entrances::widen(self, &mut services);
+        }
         services
     }
 
@@ -189,7 +196,7 @@ impl UserCluster {
         self.services().iter().map(KubeService::rules).collect()
     }
 
-    /// All ways for clients into this cluster's API server through the node at `node`.
+    /// All customary ways for clients into this cluster's API server through the node at `node`.
     pub fn frontends(&self, node: Dual) -> Vec<Frontend> {
         let Ports { api_server, konnectivity, front } = self.ports();
         let vip = self.vip();
@@ -210,7 +217,12 @@ impl UserCluster {
         };
         let ways = ways.iter().filter(|(label, ..)| exists(label));
         let both = |&(label, dual, port, guarded): &(&'static str, Dual, u16, bool)| {
-            dual.at(port).map(|address| Frontend { label, address, guarded })
+            dual.at(port).map(|address| Frontend {
+                label,
+                address,
+                guarded,
+                protocol: Protocol::Tcp,
+            })
         };
         ways.flat_map(both).collect()
     }
@@ -229,7 +241,7 @@ impl UserCluster {
         service
     }
 
-    fn service(
+    pub(crate) fn service(
         &self,
         name: &str,
         kind: ServiceType,
@@ -261,6 +273,8 @@ pub struct Frontend {
     pub address: SocketAddr,
     /// Whether an allowlist applies; the health ports stay open.
     pub guarded: bool,
+    /// What is spoken there.
+    pub protocol: Protocol,
 }
 
 /// The Seed object.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::agent::Installation;
-use crate::kube::{self, Pod};
+use crate::kube::{self, KubeService, Pod};
 use crate::listen::Server;
 use crate::manifests::Manifests;
 use crate::seed::{Frontend, HEALTHZ, KONNECTIVITY, Seed, Strategy, UserCluster};
@@ -26,6 +26,8 @@ pub struct Stage {
     pub cluster: UserCluster,
     /// More clusters on the same seed, as they will be published next.
     pub tenants: Vec<Tenant>,
+    /// Services outside of control planes, as they will be published next.
+    pub services: Vec<KubeService>,
     /// The seed, as it will be published next.
     pub seed: Seed,
     /// What the agent watches.
@@ -59,19 +61,26 @@ impl Stage {
         let mut network = plan.build()?;
         let Tenant { cluster, servers } =
             settle(&mut network, UserCluster::new("c1", 1), "apiserver", "envoy")?;
-        let (seed, tenants, manifests) = (Seed::default(), Vec::new(), Manifests::new()?);
-        let stage = Stage { servers, cluster, tenants, seed, manifests, network };
+        let (seed, manifests) = (Seed::default(), Manifests::new()?);
+        let (tenants, services) = (Vec::new(), Vec::new());
+        let stage = Stage { servers, cluster, tenants, services, seed, manifests, network };
         stage.publish()?;
         Ok(stage)
     }
 
-    /// Adds a cluster with pods `apiserver-NAME` and `envoy-NAME` on node `seed-1`; it is published
-    /// with the next [`Stage::publish`]. `number` decides its ports and VIP; 1 is taken.
+    /// Adds a cluster of strategy LoadBalancer, see [`Stage::settle`]. `number` decides its ports and
+    /// VIP; 1 is taken.
     pub fn add_tenant(&mut self, name: &str, number: u8) -> Result<&mut Tenant> {
+        self.settle(UserCluster::new(name, number))
+    }
+
+    /// Adds a cluster with pods `apiserver-NAME` and `envoy-NAME` on node `seed-1`; it is published
+    /// with the next [`Stage::publish`].
+    pub fn settle(&mut self, cluster: UserCluster) -> Result<&mut Tenant> {
+        let name = &cluster.name;
         let [api, envoy] = ["apiserver", "envoy"].map(|app| format!("{app}-{name}"));
         self.network.add_pod(NODE, &api)?;
         self.network.add_pod(NODE, &envoy)?;
-        let cluster = UserCluster::new(name, number);
         let tenant = settle(&mut self.network, cluster, &api, &envoy)?;
         self.tenants.push(tenant);
         self.tenants.last_mut().context("pushed above")
@@ -89,6 +98,7 @@ impl Stage {
         objects.push(self.seed.object());
         objects.extend(self.cluster.objects());
         objects.extend(self.tenants.iter().flat_map(|tenant| tenant.cluster.objects()));
+        objects.extend(self.services.iter().flat_map(KubeService::objects));
         objects
     }
 
@@ -152,7 +162,9 @@ fn settle(
         addresses: network.pod(name).addresses,
     };
     cluster.api_servers = vec![pod(api)];
-    cluster.envoys = vec![pod(envoy)];
+    if cluster.strategy == Strategy::LoadBalancer {
+        cluster.envoys = vec![pod(envoy)];
+    }
     network.serve_also(&cluster.rules())?;
     let servers = servers(network.pod(api), network.pod(envoy), &cluster)?;
     Ok(Tenant { cluster, servers })

@@ -7,15 +7,18 @@ use std::fmt;
 use std::thread;
 use std::time::Duration;
 
+use crate::nat::Protocol;
 use crate::netns::Netns;
 use crate::seed::Frontend;
-use crate::talk::{Outcome, connect};
+use crate::talk::{Outcome, ask_udp, connect};
 
 /// What is expected of a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// It answers.
     Open,
+    /// A connection is made, but data is not answered.
+    Handshake,
     /// Nothing comes back.
     Closed,
 }
@@ -30,6 +33,7 @@ impl Access {
     pub fn is(self, observed: Outcome) -> bool {
         match self {
             Access::Open => observed == Outcome::Answered,
+            Access::Handshake => observed == Outcome::Silent,
             Access::Closed => observed == Outcome::TimedOut,
         }
     }
@@ -38,6 +42,7 @@ impl Access {
     fn patience(self) -> Duration {
         match self {
             Access::Open => Duration::from_secs(5),
+            Access::Handshake => Duration::from_secs(1),
             Access::Closed => SILENCE,
         }
     }
@@ -47,6 +52,7 @@ impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Access::Open => "open",
+            Access::Handshake => "handshake",
             Access::Closed => "closed",
         })
     }
@@ -88,7 +94,7 @@ impl Answer<'_> {
 impl fmt::Display for Answer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Answer { question: Question { client, from: _, frontend, expected }, observed } = self;
-        let Frontend { label, address, guarded: _ } = frontend;
+        let Frontend { label, address, guarded: _, protocol: _ } = frontend;
         write!(f, "{client} at {label} {address}: expected {expected}, observed {observed}")
     }
 }
@@ -97,7 +103,11 @@ impl fmt::Display for Answer<'_> {
 pub fn ask<'a>(questions: &[Question<'a>]) -> Vec<Answer<'a>> {
     let one = |question: Question<'a>| {
         let Question { client: _, from, frontend, expected } = question;
-        let observed = connect(from, None, frontend.address, expected.patience());
+        let (to, patience) = (frontend.address, expected.patience());
+        let observed = match frontend.protocol {
+            Protocol::Tcp => connect(from, None, to, patience),
+            Protocol::Udp => ask_udp(from, None, to, patience),
+        };
         Answer { question, observed }
     };
     thread::scope(|scope| {

@@ -231,7 +231,12 @@ impl Scene {
         let frontends: Vec<Frontend> = unrelated
             .iter()
             .flat_map(|&(label, port)| {
-                node.at(port).map(|address| Frontend { label, address, guarded: false })
+                node.at(port).map(|address| Frontend {
+                    label,
+                    address,
+                    guarded: false,
+                    protocol: Protocol::Tcp,
+                })
             })
             .collect();
         [self.at(&frontends, &[]), self.other_node(Access::Open)].concat()

@@ -30,7 +30,8 @@ pub use self::{
 /// What the kernel of one node is to enforce.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Addresses of the node: destinations of nodePorts.
+    /// Addresses at which nodePorts are reached: this node's, and those of the other nodes, since
+    /// what pods send there arrives with this node's address, which is exempt.
     pub node_addresses: BTreeSet<IpAddr>,
     /// Sources outside any cluster's list.
     pub exempt: Exempt,
@@ -93,7 +94,8 @@ pub fn compile(snapshot: &Snapshot) -> (Rules, Vec<Problem>) {
     let mut policies = Policies::default();
     let mut frontends = BTreeMap::new();
     let mut problems = BTreeSet::new();
-    for (key, claims) in claims::claims(snapshot) {
+    let node_addresses = sources::node_addresses(snapshot);
+    for (key, claims) in claims::claims(snapshot, &node_addresses) {
         problems.extend(claims::conflicts(&claims));
         if let Some(policy) = joint(&claims, &mut lists) {
             frontends.insert(key, policies.index(policy));
@@ -101,7 +103,7 @@ pub fn compile(snapshot: &Snapshot) -> (Rules, Vec<Problem>) {
     }
     let exempt = sources::exempt(snapshot);
     let rules = Rules {
-        node_addresses: snapshot.this_node.addresses.clone(),
+        node_addresses,
         pods: sources::pods(snapshot, &exempt),
         exempt,
         policies: policies.all,

@@ -318,9 +318,12 @@ pub fn packet(snapshot: &Snapshot) -> impl Strategy<Value = Packet> + use<> {
             FrontendAddress::Address { address, port } => {
                 targets.push((frontend.protocol, address, port));
             }
-            FrontendAddress::Node { port } => targets.extend(
-                snapshot.this_node.addresses.iter().map(|node| (frontend.protocol, *node, port)),
-            ),
+            FrontendAddress::Node { port } => {
+                let others = snapshot.nodes.values().flat_map(|node| &node.addresses);
+                let others = others.chain(&snapshot.this_node.tunnel_peers);
+                let all = snapshot.this_node.addresses.iter().chain(others);
+                targets.extend(all.map(|node| (frontend.protocol, *node, port)));
+            }
         }
     }
     let anywhere = (protocol(), prop_oneof![place(), address()], port()).boxed();

@@ -225,12 +225,21 @@ fn is_named(snapshot: &Snapshot, frontend: &Frontend, packet: &Packet) -> bool {
     frontend.protocol == packet.protocol
         && match frontend.at {
             FrontendAddress::Node { port } => {
-                port == packet.port && snapshot.this_node.addresses.contains(&packet.destination)
+                port == packet.port && is_of_a_node(snapshot, packet.destination)
             }
             FrontendAddress::Address { address, port } => {
                 port == packet.port && address == packet.destination
             }
         }
+}
+
+/// Every node of the seed answers at a nodePort. What this node's pods send to another one arrives
+/// there with this node's address, so that it is told here who they are.
+fn is_of_a_node(snapshot: &Snapshot, address: IpAddr) -> bool {
+    let Snapshot { nodes, this_node, .. } = snapshot;
+    this_node.addresses.contains(&address)
+        || this_node.tunnel_peers.contains(&address)
+        || nodes.values().any(|node| node.addresses.contains(&address))
 }
 
 /// The lists of a cluster that count at one of its frontends, whether they hold anything or not.

@@ -4,7 +4,10 @@
 //! the order of their ids, and what is to be said where several claim one. Invariant: a destination
 //! that a packet reaches in two ways has the claims of both.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::FrontendKey;
 use crate::{
@@ -33,14 +36,17 @@ impl Claim<'_> {
 
 /// Every frontend with all that claim it.
 ///
-/// An external IP may be an address of the node. A packet to it then meets a nodePort of the same
+/// An external IP may be an address of a node. A packet to it then meets a nodePort of the same
 /// number too, so that both count.
-pub(super) fn claims(snapshot: &Snapshot) -> BTreeMap<FrontendKey, Vec<Claim<'_>>> {
+pub(super) fn claims<'a>(
+    snapshot: &'a Snapshot,
+    node_addresses: &BTreeSet<IpAddr>,
+) -> BTreeMap<FrontendKey, Vec<Claim<'a>>> {
     let of_clusters = snapshot.clusters.values().flat_map(|cluster| {
         cluster.frontends.iter().map(move |frontend| Claim { cluster: Some(cluster), frontend })
     });
     let shared = snapshot.shared_proxy.iter().map(|frontend| Claim { cluster: None, frontend });
-    let mut claims: BTreeMap<FrontendKey, Vec<Claim<'_>>> = BTreeMap::new();
+    let mut claims: BTreeMap<FrontendKey, Vec<Claim<'a>>> = BTreeMap::new();
     for claim in of_clusters.chain(shared) {
         claims.entry((claim.frontend.protocol, claim.frontend.at)).or_default().push(claim);
     }
@@ -48,7 +54,7 @@ pub(super) fn claims(snapshot: &Snapshot) -> BTreeMap<FrontendKey, Vec<Claim<'_>
         .keys()
         .filter_map(|key| match *key {
             (protocol, FrontendAddress::Address { address, port })
-                if snapshot.this_node.addresses.contains(&address) =>
+                if node_addresses.contains(&address) =>
             {
                 let node_port = claims.get(&(protocol, FrontendAddress::Node { port }))?;
                 Some((*key, node_port.clone()))

@@ -1,7 +1,8 @@
-//! Sources that are admitted, or not, whatever the lists say.
+//! Nodes and pods: at which addresses nodePorts are reached, and which sources are admitted, or not,
+//! whatever the lists say.
 //!
-//! Input: nodes, pods and options of a snapshot. Output: [`Exempt`] and the pods that need a record of
-//! their own. Invariant: what `pod_facing` holds and `uplink` does not is in this node's own pod
+//! Input: nodes, pods and options of a snapshot. Output: addresses, [`Exempt`] and the pods that need
+//! a record of their own. Invariant: what `pod_facing` holds and `uplink` does not is in this node's own pod
 //! ranges, so that a pod without a record is decided by ranges alone.
 
 use std::{
@@ -13,6 +14,13 @@ use ipnet::IpNet;
 
 use super::{Exempt, Pod};
 use crate::{model::Snapshot, ranges::RangeSet};
+
+/// Addresses at which nodePorts are reached.
+pub(super) fn node_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let Snapshot { nodes, this_node, .. } = snapshot;
+    let of_others = nodes.values().flat_map(|node| &node.addresses).chain(&this_node.tunnel_peers);
+    this_node.addresses.iter().chain(of_others).copied().collect()
+}
 
 /// Sources outside any cluster's list.
 pub(super) fn exempt(snapshot: &Snapshot) -> Exempt {

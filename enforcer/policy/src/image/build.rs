@@ -144,8 +144,8 @@ impl Builder {
 
     fn node(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), CapacityError> {
         let entries = Entries::of(addresses.iter().map(|address| (*address, 1)));
-        self.table::<NODE_VALUE_BITS>("IPv4 addresses of the node", NODE4, &entries.v4)?;
-        self.table6("IPv6 addresses of the node", NODE6, &entries.v6)
+        self.table::<NODE_VALUE_BITS>("IPv4 addresses of nodes", NODE4, &entries.v4)?;
+        self.table6("IPv6 addresses of nodes", NODE6, &entries.v6)
     }
 
     fn pods(&mut self, pods: impl Iterator<Item = (IpAddr, u32)>) -> Result<(), CapacityError> {

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use enforcer_tests::addresses::Dual;
 use enforcer_tests::agent::{Agent, Installation};
+use enforcer_tests::entrances::Entrances;
 use enforcer_tests::manifests::Manifests;
-use enforcer_tests::stage::{MANIFEST, Stage};
-use enforcer_tests::survey::{Access, Answer, SILENCE, ask};
+use enforcer_tests::stage::{MANIFEST, NODE, Stage};
+use enforcer_tests::survey::{Access, Answer, Question, SILENCE, ask};
 use enforcer_tests::talk::{Conversation, Exchange, Outcome, becomes};
 use enforcer_tests::topology::Plan;
 
-use crate::steps::{Act, CLIENTS, COLLEAGUE, Held, STEPS, Step};
+use crate::steps::{Act, At, CLIENTS, COLLEAGUE, Held, STEPS, Step};
 use crate::table::{Folding, Observation, Row, Table, times};
 
 const TITLE: &str = "\
@@ -52,6 +53,7 @@ struct Scene {
     held: Vec<Conversation>,
     agent: Option<Agent>,
     installation: Installation,
+    entrances: Entrances,
     stage: Stage,
     folding: Folding,
 }
@@ -59,11 +61,13 @@ struct Scene {
 impl Scene {
     fn set(folding: Folding) -> Result<Scene> {
         let (name, v4, v6) = COLLEAGUE;
-        let stage = Stage::on(Plan::customary().client(name, Dual::of(v4, v6)))?;
+        let plan = Plan::customary().client(name, Dual::of(v4, v6)).pod(NODE, "proxy");
+        let mut stage = Stage::on(plan)?;
+        let entrances = Entrances::open(&mut stage)?;
         stage.manifests.remove(MANIFEST)?;
         copy(&files(), &stage.manifests)?;
         let installation = stage.installation()?.interfaces("auto");
-        Ok(Scene { held: Vec::new(), agent: None, installation, stage, folding })
+        Ok(Scene { held: Vec::new(), agent: None, installation, entrances, stage, folding })
     }
 
     /// Who is who.
@@ -82,7 +86,7 @@ impl Scene {
     }
 
     fn make(&mut self, number: usize, step: &Step, table: &mut Table) -> Result<()> {
-        let Step { title, shows, acts, turns, admitted, held } = step;
+        let Step { title, shows, acts, turns, admitted, at, held } = step;
         if *held == Held::Stall {
             self.open_connections()?;
         }
@@ -92,7 +96,10 @@ impl Scene {
         }
         table.step(number, title, &note, shows)?;
         let mut rows = self.connection_rows(*held);
-        rows.extend(self.rows(admitted));
+        rows.extend(match at {
+            At::Customary => self.rows(admitted),
+            At::AllOthers => self.rows_of_others(admitted),
+        });
         for row in &rows {
             table.row(number, row)?;
         }
@@ -132,6 +139,7 @@ impl Scene {
     fn turned(&self, client: &str, admitted: &[&str], start: Instant) -> Option<Duration> {
         let expected = match Access::of(client, admitted) {
             Access::Open => Outcome::Answered,
+            Access::Handshake => Outcome::Silent,
             Access::Closed => Outcome::TimedOut,
         };
         let since = start.elapsed();
@@ -158,6 +166,46 @@ impl Scene {
             [one] => rows.push(one.clone()),
             _ => rows.extend(CLIENTS.iter().flat_map(|client| of(&open, client))),
         }
+        rows
+    }
+
+    /// Those whom their address alone tells apart, at every way in besides the customary of `c1`: a
+    /// row for each way, and one for what is open to everybody.
+    fn rows_of_others(&self, admitted: &[&str]) -> Vec<Row> {
+        let customary = self.stage.frontends();
+        let others = || self.entrances.list.iter().filter(|it| !customary.contains(&it.frontend));
+        let mut rows = Vec::new();
+        let mut health = Vec::new();
+        for client in ["listed", "unlisted"] {
+            let from = &self.stage.network.host(client).ns;
+            let questions: Vec<Question<'_>> = others()
+                .map(|way| {
+                    let frontend = way.frontend;
+                    let guarded = Access::of(client, admitted);
+                    let expected = if frontend.guarded { guarded } else { Access::Open };
+                    Question { client, from, frontend, expected }
+                })
+                .collect();
+            let mut ways: Vec<((&str, &str), Vec<Observation>)> = Vec::new();
+            for (way, answer) in others().zip(&ask(&questions)) {
+                let observation = Observation::from(answer);
+                if !way.frontend.guarded {
+                    health.push(observation);
+                    continue;
+                }
+                let label = way.frontend.label;
+                let way = (way.cluster, label.split_once(", ").map_or(label, |(way, _)| way));
+                match ways.iter_mut().find(|(known, _)| *known == way) {
+                    Some((_, observations)) => observations.push(observation),
+                    None => ways.push((way, vec![observation])),
+                }
+            }
+            rows.extend(ways.iter().flat_map(|((cluster, _), observations)| {
+                let named = |row| Row::at(cluster, row);
+                Row::of(client, observations, self.folding).into_iter().map(named)
+            }));
+        }
+        rows.extend(Row::of("everybody", &health, self.folding));
         rows
     }
 
@@ -220,11 +268,13 @@ fn files() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo")
 }
 
-/// Copies the YAML files of a folder, each whole by one rename.
+/// Copies the YAML files of a folder, each whole by one rename, in the order of their names: with what
+/// the last one says, all of them are in force.
 fn copy(from: &Path, into: &Manifests) -> Result<()> {
     let list = || fs::read_dir(from)?.map(|entry| Ok(entry?.path())).collect();
     let list: std::io::Result<Vec<PathBuf>> = list();
     let mut paths = list.with_context(|| format!("cannot list {}", from.display()))?;
+    paths.sort();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     for path in paths {
         let text =

@@ -10,6 +10,8 @@ pub(crate) struct Step {
     pub(crate) turns: Option<&'static str>,
     /// Who gets in at the guarded frontends afterwards.
     pub(crate) admitted: &'static [&'static str],
+    /// At which frontends clients knock.
+    pub(crate) at: At,
     /// What becomes of the connections that client `listed` holds open.
     pub(crate) held: Held,
 }
@@ -27,6 +29,15 @@ pub(crate) enum Act {
     Kill,
     /// Run `enforcer clean`.
     Clean,
+}
+
+/// Frontends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    /// Those of cluster `c1` that strategy LoadBalancer always has.
+    Customary,
+    /// Those that control planes have besides, with every strategy.
+    AllOthers,
 }
 
 /// Connections that are held open.
@@ -53,6 +64,7 @@ pub(crate) const STEPS: &[Step] = &[
         acts: &[Act::Start],
         turns: None,
         admitted: &CLIENTS,
+        at: At::Customary,
         held: Held::No,
     },
     Step {
@@ -61,6 +73,7 @@ pub(crate) const STEPS: &[Step] = &[
         acts: &[Act::Copy("20-ranges-set")],
         turns: Some("unlisted"),
         admitted: &["listed"],
+        at: At::Customary,
         held: Held::No,
     },
     Step {
@@ -69,6 +82,7 @@ pub(crate) const STEPS: &[Step] = &[
         acts: &[Act::Copy("30-seed-defaults-added")],
         turns: Some("colleague"),
         admitted: &["listed", "colleague"],
+        at: At::Customary,
         held: Held::No,
     },
     Step {
@@ -77,6 +91,7 @@ pub(crate) const STEPS: &[Step] = &[
         acts: &[Act::Copy("40-a-range-removed")],
         turns: Some("listed"),
         admitted: &["colleague"],
+        at: At::Customary,
         held: Held::Stall,
     },
     Step {
@@ -85,6 +100,7 @@ pub(crate) const STEPS: &[Step] = &[
         acts: &[Act::Copy("50-ranges-cleared")],
         turns: Some("unlisted"),
         admitted: &CLIENTS,
+        at: At::Customary,
         held: Held::GoOn,
     },
     Step {
@@ -93,6 +109,7 @@ pub(crate) const STEPS: &[Step] = &[
         acts: &[Act::Copy("20-ranges-set"), Act::Terminate],
         turns: Some("unlisted"),
         admitted: &["listed", "colleague"],
+        at: At::Customary,
         held: Held::No,
     },
     Step {
@@ -101,14 +118,25 @@ pub(crate) const STEPS: &[Step] = &[
         acts: &[Act::Start, Act::Kill],
         turns: None,
         admitted: &["listed", "colleague"],
+        at: At::Customary,
+        held: Held::No,
+    },
+    Step {
+        title: "every other way in",
+        shows: "steps/60-every-way-in: all strategies, external IPs, pods, UDP, the shared proxy",
+        acts: &[Act::Start, Act::Copy("60-every-way-in")],
+        turns: Some("colleague"),
+        admitted: &["listed"],
+        at: At::AllOthers,
         held: Held::No,
     },
     Step {
         title: "enforcer clean",
         shows: "nothing of the enforcer is left on the node",
-        acts: &[Act::Clean],
+        acts: &[Act::Terminate, Act::Clean],
         turns: None,
         admitted: &CLIENTS,
+        at: At::Customary,
         held: Held::No,
     },
 ];

@@ -56,6 +56,11 @@ impl Row {
         groups.filter_map(|group| Some(Row::one(client, group, group.first()?))).collect()
     }
 
+    /// The same row with the name of the cluster at the frontends.
+    pub(crate) fn at(cluster: &str, row: Row) -> Row {
+        Row { frontend: format!("{cluster}: {}", row.frontend), ..row }
+    }
+
     /// One for observations of which all are like the first.
     fn one(client: &str, all: &[Observation], first: &Observation) -> Row {
         Row {
@@ -77,7 +82,7 @@ pub(crate) fn times(count: usize, what: impl Display) -> String {
 /// All frontends of these observations: `VIP, nodePort (+ konnectivity) v4 v6`.
 fn covered(all: &[Observation]) -> String {
     let (mut ways, mut servers, mut families) = (Vec::new(), Vec::new(), Vec::new());
-    for Observation { frontend: Frontend { label, address, guarded: _ }, .. } in all {
+    for Observation { frontend: Frontend { label, address, guarded: _, protocol: _ }, .. } in all {
         let (way, server) = match label.split_once(", ") {
             Some((way, server)) => (way, Some(server)),
             None => (*label, None),
@@ -178,6 +183,8 @@ fn line(step: &str, client: &str, frontend: &str, expected: &str, observed: &str
 
 #[cfg(test)]
 mod tests {
+    use enforcer_tests::nat::Protocol;
+
     use super::*;
 
     fn observations(observed: [Outcome; 4]) -> Vec<Observation> {
@@ -188,7 +195,12 @@ mod tests {
             ("bypass nodePort", "[2001:db8:2::11]:31001"),
         ];
         let one = |((label, address), observed): ((&'static str, &str), Outcome)| Observation {
-            frontend: Frontend { label, address: address.parse().unwrap(), guarded: true },
+            frontend: Frontend {
+                label,
+                address: address.parse().unwrap(),
+                guarded: true,
+                protocol: Protocol::Tcp,
+            },
             expected: Access::Closed,
             observed,
         };
