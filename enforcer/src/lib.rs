@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod args;
+pub mod chain;
 pub mod kernel;
 mod netlink;
 pub mod node;

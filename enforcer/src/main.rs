@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     match execute(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = &*error, "cannot go on");
+            tracing::error!(error = enforcer::chain::chain(&*error), "cannot go on");
             match error.downcast_ref::<AgentError>() {
                 Some(AgentError::Source(_)) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,

@@ -22,6 +22,7 @@ use ipnet::IpNet;
 
 use self::links::Links;
 use crate::{
+    chain::chain,
     kernel::{Kernel, KernelError},
     node::NodeState,
     source::{Objects, Settings, Translated, translate},
@@ -256,16 +257,4 @@ fn any_ip(this_node: &ThisNode, range: IpNet) -> Problem {
                 .to_owned(),
         },
     }
-}
-
-/// An error with its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -13,6 +13,8 @@ use std::{
 use enforcer_policy::model::Snapshot;
 use tokio::{sync::watch, task::JoinHandle};
 
+use crate::chain::chain;
+
 /// Why the state cannot be kept.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}")]
@@ -104,7 +106,7 @@ pub fn keep_saved(
             let state = state.clone();
             let saved = tokio::task::spawn_blocking(move || state.save(&snapshot)).await;
             if let Ok(Err(error)) = saved {
-                tracing::warn!(error = &error as &dyn std::error::Error, "state is not saved");
+                tracing::warn!(error = chain(&error), "state is not saved");
             }
         }
     })

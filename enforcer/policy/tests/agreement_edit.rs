@@ -1,5 +1,7 @@
 //! What one edit among many clusters changes: its own pages of the image, and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use enforcer_policy::{

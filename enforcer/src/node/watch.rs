@@ -10,7 +10,6 @@
 
 use std::{
     collections::BTreeSet,
-    error::Error,
     net::IpAddr,
     ops::Range,
     sync::Arc,
@@ -24,6 +23,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::chain::chain;
 
 use super::{
     NodeError, NodeState, Selection, classify, events::Events, facts::Facts, listing::Lister,
@@ -172,16 +173,6 @@ async fn reopen(
             Err(again) => error = again,
         }
     }
-}
-
-fn chain(error: &NodeError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl Inputs {

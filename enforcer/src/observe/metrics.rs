@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{agent::Status, kernel::CounterTable};
+use crate::{agent::Status, chain::chain, kernel::CounterTable};
 
 /// Reads the counters of the kernel.
 #[derive(Clone, Debug)]
@@ -172,6 +172,6 @@ impl Scrape {
 }
 
 fn failed(error: crate::kernel::KernelError) -> fmt::Error {
-    tracing::warn!(error = &error as &dyn std::error::Error, "counters cannot be read");
+    tracing::warn!(error = chain(&error), "counters cannot be read");
     fmt::Error
 }

@@ -11,8 +11,9 @@ use std::{
 
 use enforcer_policy::plan::{Interface, LinkStep, plan_links};
 
-use super::{Report, chain};
+use super::Report;
 use crate::{
+    chain::chain,
     kernel::{Kernel, KernelError},
     node::NodeState,
 };
@@ -84,7 +85,7 @@ impl Links {
                     }
                 }
                 (Err(error), LinkStep::Detach { .. }) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "link is left behind");
+                    tracing::warn!(error = chain(&error), "link is left behind");
                 }
             }
         }
@@ -94,7 +95,7 @@ impl Links {
                 Ok(()) => self.alone = true,
                 Err(error) => {
                     self.retry = true;
-                    tracing::warn!(error = &error as &dyn std::error::Error, "link is left behind");
+                    tracing::warn!(error = chain(&error), "link is left behind");
                 }
             }
         }

@@ -40,9 +40,10 @@ pub use self::{
 use self::{
     access::{Holdings, Silence, holdings},
     tables::Tables,
-    watches::{Heard, Watch, chain},
+    watches::{Heard, Watch},
 };
 use super::store::Objects;
+use crate::chain::chain;
 
 /// How often to ask whether the API server still holds what it held.
 const LOOK: Duration = Duration::from_secs(10);

@@ -13,7 +13,8 @@ use kube::{
 };
 use tokio::time::timeout;
 
-use super::{seen::Seen, watches::chain};
+use super::seen::Seen;
+use crate::chain::chain;
 use crate::source::objects::Namespace;
 
 /// An API server that does not answer a small question in this time does not answer.

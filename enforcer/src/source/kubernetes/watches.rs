@@ -18,6 +18,7 @@ use kube::{
 use tokio::sync::mpsc;
 
 use super::seen::{Item, Seen, Watched};
+use crate::chain::chain;
 use crate::source::{
     objects::{Cluster, ClusterTemplate, EndpointSlice, Kind, Namespace, Node, Pod, Seed, Service},
     store::Key,
@@ -224,20 +225,6 @@ fn judge(error: &watcher::Error) -> Heard {
             Heard::Failed { reason, answered: true }
         }
     }
-}
-
-/// An error with its sources in one line. kube repeats some of them in its own words.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
