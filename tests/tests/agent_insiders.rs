@@ -61,6 +61,25 @@ fn a_control_planes_own_pods_get_in_though_nobody_of_the_seed_is_exempt() {
 }
 
 #[test]
+fn an_api_server_answers_what_another_node_opened_from_a_guarded_port() {
+    let seed = TwoNodes::new(&[]);
+    let agents = seed.start();
+    let network = &seed.stage.network;
+    let far = network.node(OTHER_NODE);
+    // As its masquerade may draw it: a nodePort of `c2`, whom the API server of `c1` may not reach.
+    let drawn = seed.stage.tenants[0].cluster.ports().api_server;
+    let api_server = network.pod("apiserver").addresses.at(seed.stage.cluster.ports().api_server);
+    for to in api_server {
+        let from = SocketAddr::new(far.addresses.like(to.ip()), drawn);
+        assert_eq!(connect(&far.ns, Some(from), to, LIMIT), Outcome::Answered, "{from} {to}");
+    }
+    for agent in &agents {
+        let reason = [("reason", "reply")];
+        assert!(agent.metric("enforcer_verdicts_total", &reason).unwrap() > 0.0);
+    }
+}
+
+#[test]
 fn what_comes_from_outside_with_the_address_of_a_local_pod_is_dropped() {
     const EACH: u64 = 20;
     let seed = TwoNodes::new(&[]);
