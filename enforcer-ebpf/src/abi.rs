@@ -249,8 +249,8 @@ pub struct List32 {
     pub shift: u32,
 }
 
-/// The same over 64 bit numbers, the upper halves of IPv6 addresses, or over whole IPv6 addresses
-/// with slots by upper halves.
+/// The same over 64 bit numbers, the upper halves of IPv6 addresses, with bounds that count from their
+/// slot's begin; or over whole IPv6 addresses with slots by upper halves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct List64 {

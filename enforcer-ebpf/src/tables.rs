@@ -176,7 +176,11 @@ pub fn contains32(image: &Image, list: &List32, address: u32) -> bool {
 /// Whether a 64 bit number lies in the list.
 #[inline(always)]
 pub fn contains64(image: &Image, list: &List64, value: u64) -> bool {
-    contains(image, list, value, |at| !less(value, *image.at::<u64>(at)))
+    // Bounds count from their slot's begin, so that both numbers are less than 2^63.
+    let not_rest = !value.wrapping_sub(list.min) | u64::MAX << (list.shift & 63);
+    contains(image, list, value, |at| {
+        sign(image.at::<u64>(at).wrapping_add(not_rest).cast_signed())
+    })
 }
 
 /// Whether a whole IPv6 address lies in the list that stands at this place, with slots by upper
@@ -246,9 +250,14 @@ fn less(left: u64, right: u64) -> u32 {
 /// Halvings that find a bound among all that fit an image.
 const SEARCH_STEPS: u64 = (IMAGE_BYTES / 4).ilog2() as u64;
 
-/// How many of `left` ascending bounds from `begin` on are passed; at least one is there.
+/// How many of `left` ascending bounds from `begin` on are passed; at least one is there. Only whether
+/// it is odd counts.
 #[inline(always)]
 fn count(begin: u32, mut left: u32, passed: impl Fn(u32) -> u32) -> u32 {
+    // One interval more than the slot has room for: neither bound waits for the other.
+    if left == 2 {
+        return passed(begin) ^ passed(begin.wrapping_add(1));
+    }
     let mut first = begin;
     // The steps keep the verifier's walk finite; one bound is left long before.
     let mut steps = hidden_constant::<SEARCH_STEPS>();

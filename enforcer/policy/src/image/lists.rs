@@ -58,7 +58,7 @@ impl Regions {
             return Some(List32::EMPTY);
         };
         let at = self.allocate(slots.words::<u32>())?;
-        let Written { infos_at, bounds_at } = slots.write(image, at, |bound| bound);
+        let Written { infos_at, bounds_at } = slots.write(image, at, Option::unwrap_or_default);
         let Slots { min, span, shift, .. } = slots;
         Some(List32 { min: min as u32, span: span as u32, infos_at, bounds_at, shift })
     }
@@ -68,7 +68,10 @@ impl Regions {
             return Some(List64::EMPTY);
         };
         let at = self.allocate(slots.words::<u64>())?;
-        let written = slots.write(image, at, |bound| bound);
+        let in_slot = !(u64::MAX << slots.shift);
+        let written = slots.write(image, at, |bound| {
+            bound.map_or(0, |bound| bound.wrapping_sub(slots.min) & in_slot)
+        });
         Some(slots.list64(&written))
     }
 
@@ -81,7 +84,7 @@ impl Regions {
         };
         let at = self.allocate(DESCRIPTION + slots.words::<Bound128>())?;
         let written = slots.write(image, at + DESCRIPTION, |bound| {
-            let (high, low) = halves(bound);
+            let (high, low) = halves(bound.unwrap_or_default());
             Bound128 { high, low }
         });
         put(image, at, &[slots.list64(&written)]);
@@ -102,8 +105,8 @@ struct Slots<N> {
     shift: u32,
     /// One per slot, and one beyond.
     infos: Vec<u32>,
-    /// Two per slot.
-    least: Vec<N>,
+    /// Two per slot, `None` where it has fewer.
+    least: Vec<Option<N>>,
     overflow: Vec<N>,
 }
 
@@ -159,10 +162,10 @@ impl<N: Number> Slots<N> {
         }
         self.infos.push(word);
         match bounds {
-            [] => self.least.extend([N::default(); 2]),
-            [only] => self.least.extend([N::default(), *only]),
+            [] => self.least.extend([None, None]),
+            [only] => self.least.extend([None, Some(*only)]),
             [least, second, more @ ..] => {
-                self.least.extend([*least, *second]);
+                self.least.extend([Some(*least), Some(*second)]);
                 self.overflow.extend(more);
             }
         }
@@ -184,11 +187,11 @@ impl<N: Number> Slots<N> {
         &self,
         image: &mut [u64],
         at: usize,
-        bound: impl Fn(N) -> B,
+        bound: impl Fn(Option<N>) -> B,
     ) -> Written {
         let bounds_at = at + self.info_words::<B>();
-        let bounds: Vec<B> =
-            self.least.iter().chain(&self.overflow).map(|number| bound(*number)).collect();
+        let overflow = self.overflow.iter().copied().map(Some);
+        let bounds: Vec<B> = self.least.iter().copied().chain(overflow).map(bound).collect();
         put(image, at, &self.infos);
         put(image, bounds_at, &bounds);
         Written {
