@@ -78,10 +78,15 @@ fn what_comes_encapsulated_is_judged_once_where_it_is_decapsulated() {
     let to: SocketAddr = SocketAddr::new([172, 30, 0, 1].into(), stage.cluster.ports().api_server);
     let port = RawPort::open(&there.ns, "vx0").unwrap();
     let from = SocketAddr::new([172, 30, 0, 2].into(), 40_000);
-    let frame = Packet::tcp(from, to).frame(THERE, HERE);
-    let before = Counted::now(&agent, "c1").unwrap();
-    send(&port, &frame);
-    assert_eq!(settled(&agent, before, PACKETS), PACKETS);
+    // What pods of two nodes send to each other looks like the second.
+    let pod = SocketAddr::new([10, 244, 1, 10].into(), 40_000);
+    let api_server = stage.network.pod("apiserver").addresses.at(to.port())[0];
+    for (from, to) in [(from, to), (pod, api_server)] {
+        let frame = Packet::tcp(from, to).frame(THERE, HERE);
+        let before = Counted::now(&agent, "c1").unwrap();
+        send(&port, &frame);
+        assert_eq!(settled(&agent, before, PACKETS), PACKETS, "{from} {to}");
+    }
     stage.cluster = stage.cluster.clone().allow(&["172.30.0.2/32"]);
     agent.enforces(|| stage.publish()).unwrap();
     assert_eq!(connect(&there.ns, None, to, LIMIT), Outcome::Answered);
