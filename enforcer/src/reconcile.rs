@@ -11,7 +11,7 @@ use std::{
 };
 
 use enforcer_policy::{
-    compile::{Revision, Rules, compile},
+    compile::{Compiler, Revision, Rules},
     image::{Assignment, CapacityError, Image, assign, counter_owners},
     model::{ClusterId, ObjectRef, Snapshot, ThisNode},
     plan::{Desired, Interface, LinkStep, Step, plan},
@@ -32,6 +32,7 @@ use crate::{
 pub struct Reconciler {
     kernel: Kernel,
     settings: Settings,
+    compiler: Compiler,
     former: Option<Arc<Snapshot>>,
     links: Links,
     report: Report,
@@ -86,6 +87,7 @@ impl Reconciler {
         Self {
             kernel,
             settings,
+            compiler: Compiler::default(),
             former: former.map(Arc::new),
             links: Links::default(),
             report: Report::default(),
@@ -109,7 +111,7 @@ impl Reconciler {
         let former = self.former.as_deref();
         let Translated { snapshot, mut problems } =
             translate(objects, &self.settings, this_node, former);
-        let (rules, conflicts) = compile(&snapshot);
+        let (rules, conflicts) = self.compiler.compile(&snapshot);
         problems.extend(conflicts);
         let ranges = node.local_ranges.iter();
         problems.extend(ranges.map(|range| any_ip(this_node, *range)));

@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LISTED: [&str; 2] = ["198.51.100.0/24", "2001:db8:51::/64"];
 const UNLISTED: [&str; 2] = ["203.0.113.0/24", "2001:db8:113::/64"];
 /// Shorter than an outage in real life; traffic runs all the time, so that a changed verdict shows.
-const OUTAGE: Duration = Duration::from_secs(20);
+const OUTAGE: Duration = Duration::from_secs(60);
 
 fn restricted() -> Watched {
     let mut watched = Watched::customary().unwrap();

@@ -21,7 +21,10 @@ mod lists;
 mod revision;
 mod sources;
 
-use self::{claims::Claim, lists::Lists};
+use self::{
+    claims::Claim,
+    lists::{Lists, Sets},
+};
 pub use self::{
     lists::Admission,
     revision::{Revision, revision},
@@ -87,17 +90,43 @@ pub struct Policy {
     pub own_pods: bool,
 }
 
-/// Compiles a snapshot.
+/// Compiles snapshots one after the other, and makes no list anew that the one before had. What it
+/// remembers changes no result.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    sets: Sets,
+}
+
+impl Compiler {
+    /// Compiles a snapshot.
+    pub fn compile(&mut self, snapshot: &Snapshot) -> (Rules, Vec<Problem>) {
+        let mut lists = Lists::new(snapshot, &mut self.sets);
+        let compiled = compile_with(snapshot, &mut lists);
+        self.sets.forget_unused();
+        compiled
+    }
+
+    /// Lists that the last snapshot had and the one before had not.
+    #[must_use]
+    pub fn made(&self) -> usize {
+        self.sets.made()
+    }
+}
+
+/// Compiles one snapshot.
 #[must_use]
 pub fn compile(snapshot: &Snapshot) -> (Rules, Vec<Problem>) {
-    let mut lists = Lists::new(snapshot);
+    Compiler::default().compile(snapshot)
+}
+
+fn compile_with<'a>(snapshot: &'a Snapshot, lists: &mut Lists<'a, '_>) -> (Rules, Vec<Problem>) {
     let mut policies = Policies::default();
     let mut frontends = BTreeMap::new();
     let mut problems = BTreeSet::new();
     let node_addresses = sources::node_addresses(snapshot);
     for (key, claims) in claims::claims(snapshot, &node_addresses) {
         problems.extend(claims::conflicts(&claims));
-        if let Some(policy) = joint(&claims, &mut lists) {
+        if let Some(policy) = joint(&claims, lists) {
             frontends.insert(key, policies.index(policy));
         }
     }
@@ -114,7 +143,7 @@ pub fn compile(snapshot: &Snapshot) -> (Rules, Vec<Problem>) {
 }
 
 /// What all claims on one frontend admit; `None` where none of them restricts it.
-fn joint<'a>(claims: &[Claim<'a>], lists: &mut Lists<'a>) -> Option<Policy> {
+fn joint<'a>(claims: &[Claim<'a>], lists: &mut Lists<'a, '_>) -> Option<Policy> {
     let mut joint: Option<Policy> = None;
     for claim in claims {
         let admitted = match lists.admission(claim) {

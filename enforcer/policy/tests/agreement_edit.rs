@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use enforcer_policy::{
-    compile::compile,
+    compile::Compiler,
     image::{IMAGE_WORDS, Image, assign, counter_owners},
     model::{
         Cluster, ClusterId, ExposeStrategy, Frontend, FrontendAddress, FrontendKind, ListedRange,
@@ -76,8 +76,8 @@ fn ranges(snapshot: &mut Snapshot) -> &mut Vec<ListedRange> {
 }
 
 /// The image of a snapshot after another, and the words that the way there writes.
-fn next(snapshot: &Snapshot, former: Option<&Image>) -> (Image, usize) {
-    let (rules, problems) = compile(snapshot);
+fn next(compiler: &mut Compiler, snapshot: &Snapshot, former: Option<&Image>) -> (Image, usize) {
+    let (rules, problems) = compiler.compile(snapshot);
     assert_eq!(problems, []);
     let nothing = vec![0; IMAGE_WORDS];
     let words = former.map_or(&nothing[..], Image::words);
@@ -98,20 +98,26 @@ fn next(snapshot: &Snapshot, former: Option<&Image>) -> (Image, usize) {
 }
 
 #[test]
-fn an_edit_among_two_thousand_clusters_writes_a_handful_of_pages() {
+fn an_edit_among_two_thousand_clusters_compiles_one_list_and_writes_a_handful_of_pages() {
+    let mut compiler = Compiler::default();
     let mut snapshot = seed();
-    let (image, all) = next(&snapshot, None);
+    let (image, all) = next(&mut compiler, &snapshot, None);
     assert!(all > 200 * PAGE_WORDS, "{all} words are a whole seed");
+    assert_eq!(compiler.made(), usize::from(CLUSTERS));
 
     // The header with the revision, and the page or two that hold the list.
     ranges(&mut snapshot)[3].net = "99.0.0.0/16".parse().unwrap();
-    let (replaced, written) = next(&snapshot, Some(&image));
+    let (replaced, written) = next(&mut compiler, &snapshot, Some(&image));
     assert!((1..=3).contains(&(written / PAGE_WORDS)), "a range replaced: {written} words");
+    assert_eq!(compiler.made(), 1);
 
     ranges(&mut snapshot).push(ListedRange { net: "98.0.0.0/16".parse().unwrap(), position: 20 });
-    let (_, written) = next(&snapshot, Some(&replaced));
+    let (added, written) = next(&mut compiler, &snapshot, Some(&replaced));
     assert!((1..=4).contains(&(written / PAGE_WORDS)), "a range added: {written} words");
+    assert_eq!(compiler.made(), 1);
 
-    let (_, written) = next(&snapshot, Some(&next(&snapshot, None).0));
-    assert_eq!(written, 0, "nothing changed");
+    let (again, written) = next(&mut compiler, &snapshot, Some(&added));
+    assert_eq!((written, compiler.made()), (0, 0), "nothing changed");
+    let (anew, _) = next(&mut Compiler::default(), &snapshot, None);
+    assert!(again == anew, "what is remembered changes no result");
 }

@@ -216,7 +216,7 @@ fn clusters_with_equal_lists_share_one_set() {
     let ranges = ["198.51.100.0/25", "198.51.100.128/25"];
     let clusters = [
         cluster("a", vec![shared(30_001)], &ranges),
-        cluster("b", vec![shared(30_002)], &["198.51.100.0/24"]),
+        cluster("b", vec![shared(30_002)], &ranges),
     ];
     let snapshot = Snapshot { clusters: clusters.into(), ..Snapshot::default() };
     let (rules, _) = compile(&snapshot);

@@ -52,15 +52,15 @@ fn main() -> Result<ExitCode> {
     let programs = std::fs::read(&arguments.programs)
         .with_context(|| format!("cannot read {}", arguments.programs.display()))?;
     std::fs::create_dir_all(&arguments.out)?;
-    let rows = match arguments.part {
+    let measured = match arguments.part {
         Part::Micro => micro::measure(&programs, &arguments)?,
     };
-    let text = report::markdown(&rows);
+    let text = report::markdown(&measured);
     std::fs::write(arguments.out.join("micro.md"), &text)?;
-    std::fs::write(arguments.out.join("micro.json"), serde_json::to_vec_pretty(&rows)?)?;
+    std::fs::write(arguments.out.join("micro.json"), serde_json::to_vec_pretty(&measured)?)?;
     println!("{text}");
     let Some(margin) = arguments.gate else { return Ok(ExitCode::SUCCESS) };
-    let missed = report::missed(&rows, margin);
+    let missed = report::missed(&measured.rows, margin);
     for line in &missed {
         eprintln!("over the budget: {line}");
     }

@@ -33,12 +33,21 @@ pub(crate) struct Row {
     pub(crate) region_bytes: u64,
 }
 
-pub(crate) fn measure(programs: &[u8], arguments: &Arguments) -> Result<Vec<Row>> {
+/// All that is measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Measured {
+    pub(crate) rows: Vec<Row>,
+    /// Instructions that the verifier looks at, by program: what loading costs.
+    pub(crate) verified: Vec<(&'static str, u32)>,
+}
+
+pub(crate) fn measure(programs: &[u8], arguments: &Arguments) -> Result<Measured> {
     let Arguments { rounds, packets, servers, ranges, .. } = arguments;
-    let mut rows = Vec::new();
+    let (mut rows, mut verified) = (Vec::new(), Vec::new());
     for servers in servers.iter().copied() {
         for ranges in ranges.iter().copied() {
             let mut rig = Rig::new(programs)?;
+            verified = rig.verified()?;
             let world = World::new(servers, ranges);
             let image = rig.enforce(&world)?;
             for case in Case::at(servers, ranges) {
@@ -47,7 +56,7 @@ pub(crate) fn measure(programs: &[u8], arguments: &Arguments) -> Result<Vec<Row>
             }
         }
     }
-    Ok(rows)
+    Ok(Measured { rows, verified })
 }
 
 fn row(

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::{
-    case::{Case, Sources, Traffic},
-    micro::Row,
+    case::{Case, Family, Sources, Traffic},
+    micro::{Measured, Row},
 };
 
 /// Denied packets may cost this much more than admitted ones.
@@ -12,7 +12,8 @@ const DENIED: f64 = 1.4;
 /// Hot packets may cost this much more at any scale than at the smallest.
 const FLAT: f64 = 1.15;
 
-pub(crate) fn markdown(rows: &[Row]) -> String {
+pub(crate) fn markdown(measured: &Measured) -> String {
+    let Measured { rows, verified } = measured;
     let mut text = String::from(
         "| API servers | ranges | packets | floor ns | product ns | ratio (quartiles) | LPM ratio | budget | |\n\
          |---:|---:|---|---:|---:|---:|---:|---:|---|\n",
@@ -37,7 +38,11 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
         let met = if worst <= budget { "met" } else { "**over**" };
         let _ = writeln!(text, "- {name}: {worst:.2}, budget {budget:.2}, {met}");
     }
+    stages(&mut text, rows);
     memory(&mut text, rows);
+    for (program, count) in verified {
+        let _ = writeln!(text, "- verified instructions of {program}: {count}");
+    }
     text
 }
 
@@ -81,6 +86,32 @@ fn relations(rows: &[Row]) -> Vec<(&'static str, f64, f64)> {
         .into_iter()
         .filter_map(|(name, worst, budget)| Some((name, worst?, budget)))
         .collect()
+}
+
+/// What each stage of a packet's way adds, as the difference between packets that leave before and
+/// after it, at the smallest scale.
+fn stages(text: &mut String, rows: &[Row]) {
+    for family in [Family::V4, Family::V6] {
+        let over = |traffic| {
+            let row = rows.iter().find(|row| {
+                let Case { family: of, traffic: is, sources, .. } = row.case;
+                of == family && is == traffic && sources == Sources::Hot
+            })?;
+            Some(row.product_ns - row.floor_ns)
+        };
+        let ways = [Traffic::Unguarded, Traffic::OtherAddress, Traffic::Admitted, Traffic::Denied];
+        let [Some(parse), Some(frontend), Some(admitted), Some(denied)] = ways.map(over) else {
+            continue;
+        };
+        let _ = writeln!(
+            text,
+            "- stages, {family:?}, ns: parser and port {parse:.1}, frontend and node address {:+.1}, \
+             policy, list and counters {:+.1}, exemptions and a second counter {:+.1}",
+            frontend - parse,
+            admitted - frontend,
+            denied - admitted,
+        );
+    }
 }
 
 fn memory(text: &mut String, rows: &[Row]) {

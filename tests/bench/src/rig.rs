@@ -156,6 +156,17 @@ impl Rig {
         time(classifier(&mut self.bench, entry)?, packet, packets)
     }
 
+    /// Instructions that the verifier looked at, by program of the product.
+    pub(crate) fn verified(&mut self) -> Result<Vec<(&'static str, u32)>> {
+        let mut verified = Vec::new();
+        for program in Program::ALL {
+            let info = self.kernel.program(program)?.info()?;
+            let count = info.verified_instruction_count().context("this kernel does not count")?;
+            verified.push((program.name(), count));
+        }
+        Ok(verified)
+    }
+
     /// What the product's program returns for a packet.
     pub(crate) fn verdict(&mut self, packet: &[u8]) -> Result<i32> {
         let options = TestRunOptions { data_in: Some(packet), ..TestRunOptions::new() };

@@ -7,8 +7,8 @@ use std::{
 };
 
 use enforcer_policy::{
-    compile::{Exempt, Policy, Revision, Rules},
-    model::{ClusterId, FrontendAddress, Protocol},
+    compile::{Exempt, Pod, Policy, Revision, Rules},
+    model::{ClusterId, FrontendAddress, ProbeRanges, Protocol},
     ranges::RangeSet,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -50,11 +50,16 @@ impl World {
         let uplink: RangeSet = (0..200_u8)
             .flat_map(|node| [IpNet::from(IpAddr::from([10, 9, 0, node])), pods(node)])
             .collect();
-        let exempt = Exempt { pod_facing: uplink.clone(), uplink, ..Exempt::default() };
+        let exempt = Exempt {
+            pod_facing: uplink.clone(),
+            uplink,
+            trusted: RangeSet::default(),
+            probes: ProbeRanges::PUBLISHED.into_iter().collect(),
+        };
         let rules = Rules {
             node_addresses: BTreeSet::from(node),
             exempt,
-            pods: BTreeMap::new(),
+            pods: (0..servers).flat_map(api_servers).collect(),
             policies,
             frontends,
             revision: Revision([1, servers as u64, ranges as u64, 0]),
@@ -116,8 +121,9 @@ impl World {
                 Family::V4 => IpAddr::from(Ipv4Addr::from(source4(&mut random))),
                 Family::V6 => IpAddr::from(Ipv6Addr::from(source6(&mut random))),
             };
-            let measured = &self.rules.policies[0].admitted;
-            if !measured.contains(address) && !self.rules.exempt.uplink.contains(address) {
+            let measured = &*self.rules.policies[0].admitted;
+            let Exempt { uplink, probes, .. } = &self.rules.exempt;
+            if ![measured, uplink, probes].into_iter().any(|set| set.contains(address)) {
                 return address;
             }
         }
@@ -136,6 +142,16 @@ fn balancer(family: Family, server: usize) -> IpAddr {
         Family::V4 => Ipv4Addr::from(0x0a80_0000 + number).into(),
         Family::V6 => Ipv6Addr::from(0xfd00_0008 << 96 | u128::from(number)).into(),
     }
+}
+
+/// Two API server pods of a cluster, spread over the nodes.
+fn api_servers(server: usize) -> impl Iterator<Item = (IpAddr, Pod)> {
+    (0..2).map(move |replica| {
+        let number = server * 2 + replica;
+        let address = IpAddr::from([10, 244, (number % 200) as u8, (1 + number / 200) as u8]);
+        let cluster = Some(ClusterId(format!("c{server:05}")));
+        (address, Pod { cluster, api_server: true, local: false })
+    })
 }
 
 fn pods(node: u8) -> IpNet {

@@ -1,10 +1,11 @@
 //! Whom the lists of a claimant admit.
 //!
 //! Input: the lists of Cluster and Seed. Output: an [`Admission`] for each claimant and for each of
-//! the two kinds of frontends that one cluster may have. Invariant: equal lists are one set in memory.
+//! the two kinds of frontends that one cluster may have. Invariant: lists of equal ranges are one set in
+//! memory, also from one snapshot to the next.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -29,18 +30,53 @@ pub enum Admission {
 }
 
 /// The admissions of one snapshot, each made when it is first asked for.
-pub(super) struct Lists<'a> {
+pub(super) struct Lists<'a, 's> {
     options: &'a Options,
     seed: Option<&'a Seed>,
     /// By cluster, `None` for the shared proxy, and whether the load balancer ranges count.
     known: BTreeMap<(Option<&'a ClusterId>, bool), Admission>,
-    sets: HashSet<Arc<RangeSet>>,
+    sets: &'s mut Sets,
 }
 
-impl<'a> Lists<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+/// Sets by the ranges that they were made of, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Sets {
+    known: HashMap<Vec<IpNet>, Known>,
+    made: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    set: Arc<RangeSet>,
+    is_used: bool,
+}
+
+impl Sets {
+    fn of(&mut self, ranges: Vec<IpNet>) -> Arc<RangeSet> {
+        let known = self.known.entry(ranges).or_insert_with_key(|ranges| {
+            self.made += 1;
+            Known { set: Arc::new(ranges.iter().copied().collect()), is_used: true }
+        });
+        known.is_used = true;
+        Arc::clone(&known.set)
+    }
+
+    /// Sets made since they were last looked through.
+    pub(super) fn made(&self) -> usize {
+        self.made
+    }
+
+    /// Forgets what was not asked for since the last call.
+    pub(super) fn forget_unused(&mut self) {
+        self.known.retain(|_, known| std::mem::take(&mut known.is_used));
+    }
+}
+
+impl<'a, 's> Lists<'a, 's> {
+    pub(super) fn new(snapshot: &'a Snapshot, sets: &'s mut Sets) -> Self {
+        sets.made = 0;
         let (options, seed) = (&snapshot.options, snapshot.seed.as_ref());
-        Self { options, seed, known: BTreeMap::new(), sets: HashSet::new() }
+        Self { options, seed, known: BTreeMap::new(), sets }
     }
 
     /// Whom the claimant admits at this frontend.
@@ -77,17 +113,7 @@ impl<'a> Lists<'a> {
         if lists.iter().flatten().all(|list| list.written == 0) {
             return Admission::Unrestricted;
         }
-        let set: RangeSet = lists.into_iter().flatten().flat_map(nets).collect();
-        Admission::Only(self.shared(set))
-    }
-
-    fn shared(&mut self, set: RangeSet) -> Arc<RangeSet> {
-        if let Some(known) = self.sets.get(&set) {
-            return Arc::clone(known);
-        }
-        let set = Arc::new(set);
-        self.sets.insert(Arc::clone(&set));
-        set
+        Admission::Only(self.sets.of(lists.into_iter().flatten().flat_map(nets).collect()))
     }
 }
 
