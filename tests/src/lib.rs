@@ -58,6 +58,7 @@ pub mod entrances;
 pub mod exec;
 pub mod http;
 pub mod kube;
+pub mod latency;
 mod link;
 pub mod listen;
 pub mod manifests;

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use enforcer_tests::agent::Agent;
+use enforcer_tests::latency::{first_arrival, last_arrival};
 use enforcer_tests::pairs::{Lane, PairStream};
 use enforcer_tests::stage::{MANIFEST, Stage};
 use enforcer_tests::survey::{Access, Question, surprises};
@@ -45,9 +46,9 @@ fn an_edit_is_enforced_soon_and_costs_those_who_stay_admitted_no_packet() {
         let written = Instant::now();
         stage.publish().unwrap();
         took.push(if admit {
-            first_arrival(&stream, before, written)
+            first_arrival(&stream, before, written, LIMIT)
         } else {
-            last_arrival(&stream, written)
+            last_arrival(&stream, written, LIMIT)
         });
     }
     let pairs = stream.stop().unwrap();
@@ -57,32 +58,6 @@ fn an_edit_is_enforced_soon_and_costs_those_who_stay_admitted_no_packet() {
     println!("{} edits, write to first changed verdict: p50 {p50:?}, max {max:?}", took.len());
     // What a quiet machine needs is printed above; a busy one is not the agent's doing.
     assert!(p50 < Duration::from_secs(1) && max < Duration::from_secs(5), "{took:?}");
-}
-
-/// From the write to the first packet that was let through.
-fn first_arrival(stream: &PairStream, before: u64, written: Instant) -> Duration {
-    while stream.progress().1 == before {
-        assert!(written.elapsed() < LIMIT, "the edit is not enforced");
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    written.elapsed()
-}
-
-/// From the write to the last packet that was let through, known by 100 ms without another one
-/// while hundreds were sent.
-fn last_arrival(stream: &PairStream, written: Instant) -> Duration {
-    let (mut sent, mut arrived) = stream.progress();
-    let mut last = Instant::now();
-    loop {
-        let now = stream.progress();
-        if now.1 != arrived {
-            (sent, arrived, last) = (now.0, now.1, Instant::now());
-        } else if last.elapsed() > Duration::from_millis(100) && now.0 > sent + 300 {
-            return last.saturating_duration_since(written);
-        }
-        assert!(written.elapsed() < LIMIT, "the edit is not enforced");
-        std::thread::sleep(Duration::from_micros(200));
-    }
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use enforcer_tests::latency::{first_arrival, last_arrival};
 use enforcer_tests::pairs::{Lane, PairStream};
 use enforcer_tests::watched::{NAMESPACE, Watched, staleness};
 
@@ -79,9 +80,9 @@ fn an_edit_is_enforced_within_milliseconds_of_the_writes_return() {
         admin.put(&cluster).unwrap();
         let written = Instant::now();
         took.push(if admit {
-            first_arrival(&stream, before, written)
+            first_arrival(&stream, before, written, LIMIT)
         } else {
-            last_arrival(&stream, written)
+            last_arrival(&stream, written, LIMIT)
         });
     }
     let pairs = stream.stop().unwrap();
@@ -93,32 +94,6 @@ fn an_edit_is_enforced_within_milliseconds_of_the_writes_return() {
     );
     // What a quiet machine needs is printed above; a busy one is not the agent's doing.
     assert!(p50 < Duration::from_secs(1) && p99 < Duration::from_secs(5), "{took:?}");
-}
-
-/// From the write to the first packet that was let through.
-fn first_arrival(stream: &PairStream, before: u64, written: Instant) -> Duration {
-    while stream.progress().1 == before {
-        assert!(written.elapsed() < LIMIT, "the edit is not enforced");
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    written.elapsed()
-}
-
-/// From the write to the last packet that was let through, known by 100 ms without another one
-/// while hundreds were sent.
-fn last_arrival(stream: &PairStream, written: Instant) -> Duration {
-    let (mut sent, mut arrived) = stream.progress();
-    let mut last = Instant::now();
-    loop {
-        let now = stream.progress();
-        if now.1 != arrived {
-            (sent, arrived, last) = (now.0, now.1, Instant::now());
-        } else if last.elapsed() > Duration::from_millis(100) && now.0 > sent + 200 {
-            return last.saturating_duration_since(written);
-        }
-        assert!(written.elapsed() < LIMIT, "the edit is not enforced");
-        std::thread::sleep(Duration::from_micros(200));
-    }
 }
 
 #[test]

@@ -214,10 +214,8 @@ fn the_shared_proxy_has_a_name_that_no_cluster_can_have_and_conflicts_name_it() 
 #[test]
 fn clusters_with_equal_lists_share_one_set() {
     let ranges = ["198.51.100.0/25", "198.51.100.128/25"];
-    let clusters = [
-        cluster("a", vec![shared(30_001)], &ranges),
-        cluster("b", vec![shared(30_002)], &ranges),
-    ];
+    let clusters =
+        [cluster("a", vec![shared(30_001)], &ranges), cluster("b", vec![shared(30_002)], &ranges)];
     let snapshot = Snapshot { clusters: clusters.into(), ..Snapshot::default() };
     let (rules, _) = compile(&snapshot);
     let [a, b] = rules.policies.as_slice() else { panic!("{:?}", rules.policies) };
