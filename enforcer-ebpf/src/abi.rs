@@ -95,8 +95,10 @@ pub struct Header {
     pub revision: [u64; 4],
     /// Words (8 bytes) used by regions, for the fill metric.
     pub region_words: u64,
+    /// 1 where packets that nothing admits are counted and pass, 0 where they are dropped.
+    pub audit: u64,
     /// Keeps the size a power of two.
-    pub reserved: [u64; 7],
+    pub reserved: [u64; 6],
 }
 
 /// A header of zeroes: no image.
@@ -107,7 +109,8 @@ pub const EMPTY_HEADER: Header = Header {
     multipliers: [0; 2],
     revision: [0; 4],
     region_words: 0,
-    reserved: [0; 7],
+    audit: 0,
+    reserved: [0; 6],
 };
 
 /// Counter slots, one per cluster with at least one guarded frontend.

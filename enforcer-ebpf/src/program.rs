@@ -27,7 +27,7 @@ pub(crate) fn common<T: Tables>(
     tables: &T,
 ) -> Option<i32> {
     match judge(&Direct::of(ctx), side, link, Depth::Common, tables) {
-        Judgement::Final(verdict) => Some(act(ctx, verdict, link)),
+        Judgement::Final(verdict) => Some(act(ctx, verdict, link, tables)),
         Judgement::Unclear => None,
     }
 }
@@ -37,7 +37,7 @@ pub(crate) fn common<T: Tables>(
 pub(crate) fn full<T: Tables>(ctx: &TcContext, side: Side, link: Link, tables: &T) -> i32 {
     make_readable(ctx);
     match judge(&Direct::of(ctx), side, link, Depth::Full, tables) {
-        Judgement::Final(verdict) => act(ctx, verdict, link),
+        Judgement::Final(verdict) => act(ctx, verdict, link, tables),
         // What is unclear when all of it is readable is dropped by the kernel's input.
         Judgement::Unclear => TC_ACT_UNSPEC,
     }
@@ -67,7 +67,7 @@ fn make_readable(ctx: &TcContext) {
 /// The one place where a verdict acts. `TC_ACT_UNSPEC` is `TCX_NEXT`: programs after this one see
 /// the packet.
 #[inline(always)]
-fn act(ctx: &TcContext, verdict: Verdict, link: Link) -> i32 {
+fn act<T: Tables>(ctx: &TcContext, verdict: Verdict, link: Link, tables: &T) -> i32 {
     if verdict.reason as u32 == Reason::Unguarded as u32 {
         return TC_ACT_UNSPEC;
     }
@@ -83,7 +83,7 @@ fn act(ctx: &TcContext, verdict: Verdict, link: Link) -> i32 {
         }
         Action::Drop => {
             maps::count(verdict, false, bytes);
-            TC_ACT_SHOT
+            if tables.image().header().audit == 0 { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
         }
     }
 }

@@ -359,6 +359,7 @@ fn log(former: &Report, report: &Report) {
     if report.steps > 0 || (former.enforced.is_none() && report.enforced.is_some()) {
         tracing::info!(
             revision = %report.wanted,
+            mode = if report.audits { "audit" } else { "enforce" },
             clusters = report.counters.len(),
             frontends = report.frontends,
             interfaces = report.guarded.len() + report.attaching.len(),

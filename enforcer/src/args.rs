@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use enforcer_policy::model::{ExemptSeed, LoadBalancerRanges, Options, ProbeRanges, SeedDefaults};
+use enforcer_policy::model::{
+    ExemptSeed, LoadBalancerRanges, Mode, Options, ProbeRanges, SeedDefaults,
+};
 use ipnet::IpNet;
 
 use crate::{
@@ -93,6 +95,9 @@ pub struct Run {
         value_parser = probe_ranges
     )]
     pub probe_ranges: ProbeRanges,
+    /// What becomes of packets that nothing admits: `audit` counts them as denied and lets them pass.
+    #[arg(long, value_enum, default_value = "enforce")]
+    pub mode: ModeOption,
     /// Where the Seed's load balancer ranges count besides strategy LoadBalancer.
     #[arg(long, value_enum, default_value = "proxies")]
     pub lb_ranges: LbRangesOption,
@@ -133,6 +138,10 @@ impl Run {
     #[must_use]
     pub fn policy(&self) -> Options {
         Options {
+            mode: match self.mode {
+                ModeOption::Enforce => Mode::Enforce,
+                ModeOption::Audit => Mode::Audit,
+            },
             seed_defaults: match self.seed_defaults {
                 SeedDefaultsOption::Appended => SeedDefaults::Appended,
                 SeedDefaultsOption::Always => SeedDefaults::Always,
@@ -190,6 +199,15 @@ pub enum SeedDefaultsOption {
     Appended,
     /// As KKP's documentation reads: everywhere.
     Always,
+}
+
+/// `--mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeOption {
+    /// They are dropped.
+    Enforce,
+    /// They pass.
+    Audit,
 }
 
 /// `--lb-ranges`
@@ -340,7 +358,7 @@ mod tests {
             ["--trusted-proxies", "proxy.example.com"],
             ["--lb-ranges", "nowhere"],
             ["--guard-pods", "yes"],
-            ["--mode", "audit"],
+            ["--mode", "off"],
         ] {
             assert!(run(&wrong).is_err(), "{wrong:?}");
         }

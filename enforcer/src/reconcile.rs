@@ -13,7 +13,7 @@ use std::{
 use enforcer_policy::{
     compile::{Compiler, Revision, Rules},
     image::{Assignment, CapacityError, Image, assign, counter_owners},
-    model::{ClusterId, ObjectRef, Snapshot, ThisNode},
+    model::{ClusterId, Mode, ObjectRef, Snapshot, ThisNode},
     plan::{Desired, Interface, LinkStep, Step, plan},
     problem::{Problem, ProblemKind},
 };
@@ -45,6 +45,8 @@ pub struct Report {
     pub enforced: Option<Revision>,
     /// Revision of what the objects say.
     pub wanted: Revision,
+    /// Whether what nothing admits is counted and let through.
+    pub audits: bool,
     /// Everything that is wrong with the objects.
     pub problems: Vec<Problem>,
     /// Interfaces that are guarded.
@@ -117,6 +119,7 @@ impl Reconciler {
         problems.extend(ranges.map(|range| any_ip(this_node, *range)));
         let mut report = Report {
             wanted: rules.revision,
+            audits: rules.mode == Mode::Audit,
             frontends: rules.frontends.len(),
             policies: rules.policies.len(),
             ..Report::default()

@@ -280,3 +280,22 @@ impl Scene {
         pod.next(limit, |seen| seen.window == window).unwrap().is_some()
     }
 }
+
+#[test]
+fn audit_cuts_nobody_and_enforcing_after_it_cuts_whom_it_counted() {
+    let mut scene = Scene::new();
+    scene.write(&(Some(C), None, None, &[]));
+    scene.stage.publish().unwrap();
+    let mut installation = scene.stage.installation().unwrap().arguments(&["--mode", "audit"]);
+    let agent = installation.start().unwrap();
+    assert_eq!(surprises(&scene.at_c1(&["listed", "unlisted"])), [""; 0]);
+    assert_eq!(agent.metric("enforcer_audit_mode", &[]).unwrap(), 1.0);
+    let counted = Counted::now(&agent, "c1").unwrap();
+    assert!(counted.denied > 0 && counted.not_listed > 0, "{counted:?}");
+    agent.terminate().unwrap();
+
+    installation.use_arguments(&["--mode", "enforce"]);
+    let agent = installation.start().unwrap();
+    assert_eq!(surprises(&scene.at_c1(&["listed"])), [""; 0]);
+    assert_eq!(agent.metric("enforcer_audit_mode", &[]).unwrap(), 0.0);
+}

@@ -114,6 +114,24 @@ fn rules(control_plane: &ControlPlane, token: &str, namespace: &str) -> Vec<Valu
 }
 
 #[test]
+fn audit_and_break_glass_let_everybody_in_one_node_at_a_time_or_all_at_once() {
+    let control_plane = ControlPlane::alone().unwrap();
+    let client = control_plane.client().unwrap();
+    for (overlay, unavailable, audits) in [
+        ("overlays/audit", json!(1), true),
+        ("overlays/enforce", json!(1), false),
+        ("overlays/break-glass", json!("100%"), true),
+    ] {
+        control_plane.deploy(overlay).unwrap();
+        let daemon_set = client.get("DaemonSet", NAMESPACE, NAME).unwrap().unwrap();
+        let spec = &daemon_set["spec"];
+        assert_eq!(spec["updateStrategy"]["rollingUpdate"]["maxUnavailable"], unavailable);
+        let arguments = spec["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+        assert_eq!(arguments.contains(&json!("--mode=audit")), audits, "{overlay}");
+    }
+}
+
+#[test]
 fn uninstalling_takes_the_agents_place_and_leaves_nothing() {
     let control_plane = ControlPlane::alone().unwrap();
     control_plane.deploy("overlays/enforce").unwrap();

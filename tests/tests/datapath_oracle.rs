@@ -14,7 +14,7 @@ use enforcer_ebpf::decide::{Action, Reason};
 
 use enforcer_policy::{
     generate::questions,
-    model::Protocol,
+    model::{Mode, Protocol},
     oracle::{Answer, Packet as Question, Segment, admit},
     plan::{LinkLayer, Program},
 };
@@ -158,4 +158,24 @@ fn counters_belong_to_the_cluster_and_count_packets_and_bytes() {
     assert_eq!(kernel.counters().cluster(0).unwrap(), counters, "an edit keeps the counters");
     assert_eq!(action(&mut kernel, LinkLayer::Ethernet, &listed), Action::Drop);
     assert_eq!(action(&mut kernel, LinkLayer::Ethernet, &unlisted), Action::Pass);
+}
+
+#[test]
+fn audit_counts_what_it_would_drop_and_lets_it_pass() {
+    let mut scratch = Scratch::new("audit").unwrap();
+    let mut kernel = Kernel::open(&scratch.bpffs("pins").unwrap()).unwrap();
+    let mut snapshot = small::snapshot("203.0.113.0/24");
+    let unlisted =
+        Packet::tcp("198.51.100.9:40000".parse().unwrap(), "192.0.2.10:30000".parse().unwrap());
+    for (mode, expected) in [(Mode::Audit, Action::Pass), (Mode::Enforce, Action::Drop)] {
+        snapshot.options.mode = mode;
+        enforce(&mut kernel, &snapshot);
+        let before = kernel.counters().cluster(0).unwrap();
+        let reason = kernel.counters().reason(Reason::NotListed).unwrap();
+        assert_eq!(action(&mut kernel, LinkLayer::Ethernet, &unlisted), expected, "{mode:?}");
+        let after = kernel.counters().cluster(0).unwrap();
+        assert_eq!(after.denied_packets, before.denied_packets + 1, "{mode:?}");
+        assert_eq!(after.allowed_packets, before.allowed_packets, "{mode:?}");
+        assert_eq!(kernel.counters().reason(Reason::NotListed).unwrap(), reason + 1);
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    model::{ClusterId, FrontendAddress, Protocol, Snapshot},
+    model::{ClusterId, FrontendAddress, Mode, Protocol, Snapshot},
     problem::Problem,
     ranges::RangeSet,
 };
@@ -46,6 +46,8 @@ pub struct Rules {
     /// Guarded frontends and the policy of each, an index into `policies`. A frontend that admits
     /// every source is not among them.
     pub frontends: BTreeMap<FrontendKey, usize>,
+    /// What becomes of packets that nothing admits.
+    pub mode: Mode,
     /// Digest of what does not depend on the node.
     pub revision: Revision,
 }
@@ -137,6 +139,7 @@ fn compile_with<'a>(snapshot: &'a Snapshot, lists: &mut Lists<'a, '_>) -> (Rules
         exempt,
         policies: policies.all,
         frontends,
+        mode: snapshot.options.mode,
         revision: revision(snapshot),
     };
     (rules, problems.into_iter().collect())

@@ -15,7 +15,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use crate::{
     model::{
         Cluster, ClusterId, ExemptSeed, ExposeStrategy, Frontend, FrontendAddress, FrontendKind,
-        ListedRange, LoadBalancerRanges, ObjectRef, Options, Origin, ProbeRanges, Protocol,
+        ListedRange, LoadBalancerRanges, Mode, ObjectRef, Options, Origin, ProbeRanges, Protocol,
         RangeList, Seed, SeedDefaults, SeedNode, Side, Snapshot, ThisNode,
     },
     oracle::{Packet, Segment},
@@ -217,6 +217,7 @@ fn options() -> impl Strategy<Value = Options> {
     ];
     (defaults, vec(range(), 0..2), exempt_seed, lb_ranges, vec(range(), 0..2), probes).prop_map(
         |(seed_defaults, exempt, exempt_seed, lb_ranges, trusted_proxies, probes)| Options {
+            mode: Mode::Enforce,
             seed_defaults,
             exempt,
             exempt_seed,

@@ -42,6 +42,9 @@ pub struct Snapshot {
 /// Options of the agent that change verdicts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
+    /// `--mode`
+    #[serde(default)]
+    pub mode: Mode,
     /// `--seed-defaults`
     pub seed_defaults: SeedDefaults,
     /// `--exempt`: ranges that every allowlist admits.
@@ -58,6 +61,17 @@ pub struct Options {
     /// `--probe-ranges`
     #[serde(default)]
     pub probes: ProbeRanges,
+}
+
+/// What becomes of packets that nothing admits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// They are counted and dropped.
+    #[default]
+    Enforce,
+    /// They are counted as denied, and pass.
+    Audit,
 }
 
 /// How `spec.defaultAPIServerAllowedIPRanges` of the Seed (D) counts.

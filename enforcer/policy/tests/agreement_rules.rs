@@ -8,7 +8,8 @@ use enforcer_policy::{
     generate::{questions, snapshot},
     model::{
         Cluster, ClusterId, ExposeStrategy, Frontend, FrontendAddress, FrontendKind, ListedRange,
-        LoadBalancerRanges, ObjectRef, Origin, ProbeRanges, Protocol, RangeList, Side, Snapshot,
+        LoadBalancerRanges, Mode, ObjectRef, Origin, ProbeRanges, Protocol, RangeList, Side,
+        Snapshot,
     },
     oracle::{Packet, admit},
     problem::ProblemKind,
@@ -20,7 +21,8 @@ use proptest::{
 
 /// What the rules say of a packet, in the words of the data path.
 fn verdict(rules: &Rules, packet: &Packet) -> &'static str {
-    let Rules { node_addresses: _, exempt, pods, policies, frontends: _, revision: _ } = rules;
+    let Rules { node_addresses: _, exempt, pods, policies, frontends: _, mode: _, revision: _ } =
+        rules;
     let Exempt { uplink, pod_facing, trusted, probes } = exempt;
     let Some(policy) = guarded(rules, packet) else { return "unguarded" };
     let Policy { cluster, admitted, own_pods } = &policies[policy];
@@ -150,6 +152,7 @@ fn options_and_the_shared_proxy_are_part_of_the_revision() {
         change(&mut snapshot);
         assert_ne!(revision(&snapshot), plain);
     };
+    changed(|snapshot| snapshot.options.mode = Mode::Audit);
     changed(|snapshot| snapshot.options.lb_ranges = LoadBalancerRanges::Everywhere);
     changed(|snapshot| snapshot.options.probes = ProbeRanges::NONE);
     changed(|snapshot| snapshot.options.probes.connected = false);

@@ -125,6 +125,7 @@ fn annotations(status: &Status) -> BTreeMap<String, String> {
         ("version", Some(env!("CARGO_PKG_VERSION").to_owned())),
         ("enforced", report.enforced.map(|revision| revision.to_string())),
         ("wanted", report.enforced.map(|_| report.wanted.to_string())),
+        ("mode", report.audits.then(|| "audit".to_owned())),
         ("stale-since", stale.map(|since| format!("{since:.0}"))),
         ("interfaces", Some(guarded.join(","))),
         ("unguarded-interfaces", Some(unguarded.join(",")).filter(|names| !names.is_empty())),

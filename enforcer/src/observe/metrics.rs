@@ -127,6 +127,12 @@ impl Scrape {
             None,
             count(report.counters.len()),
         )?;
+        gauge(
+            "audit_mode",
+            "1 while what nothing admits is counted as denied and let through",
+            None,
+            f64::from(u8::from(report.audits)),
+        )?;
         gauge("guarded_frontends", "Restricted frontends", None, count(report.frontends))?;
         gauge(
             "interfaces_guarded",

@@ -8,7 +8,7 @@ use std::{
 
 use enforcer_policy::{
     compile::{Exempt, Pod, Policy, Revision, Rules},
-    model::{ClusterId, FrontendAddress, ProbeRanges, Protocol},
+    model::{ClusterId, FrontendAddress, Mode, ProbeRanges, Protocol},
     ranges::RangeSet,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -62,6 +62,7 @@ impl World {
             pods: (0..servers).flat_map(api_servers).collect(),
             policies,
             frontends,
+            mode: Mode::Enforce,
             revision: Revision([1, servers as u64, ranges as u64, 0]),
         };
         Self { rules, ranges: measured }

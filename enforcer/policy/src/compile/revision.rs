@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use crate::model::{
-    Cluster, ExposeStrategy, Frontend, FrontendAddress, LoadBalancerRanges, Options, ProbeRanges,
-    Protocol, RangeList, Seed, SeedDefaults, SeedNode, Snapshot,
+    Cluster, ExposeStrategy, Frontend, FrontendAddress, LoadBalancerRanges, Mode, Options,
+    ProbeRanges, Protocol, RangeList, Seed, SeedDefaults, SeedNode, Snapshot,
 };
 
 /// SHA-256, shown as its first 12 hexadecimal digits.
@@ -108,8 +108,19 @@ impl Feed {
     }
 
     fn options(&mut self, options: &Options) {
-        let Options { seed_defaults, exempt, exempt_seed, lb_ranges, trusted_proxies, probes } =
-            options;
+        let Options {
+            mode,
+            seed_defaults,
+            exempt,
+            exempt_seed,
+            lb_ranges,
+            trusted_proxies,
+            probes,
+        } = options;
+        self.number(match mode {
+            Mode::Enforce => 0,
+            Mode::Audit => 1,
+        });
         self.number(match seed_defaults {
             SeedDefaults::Appended => 0,
             SeedDefaults::Always => 1,

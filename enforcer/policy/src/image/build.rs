@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     compile::{Exempt, FrontendKey, Pod, Policy, Rules},
-    model::{FrontendAddress, Protocol},
+    model::{FrontendAddress, Mode, Protocol},
     ranges::RangeSet,
 };
 
@@ -59,7 +59,7 @@ impl Builder {
         rules: &Rules,
         counters: &Assignment,
     ) -> Result<Image, CapacityError> {
-        let Rules { node_addresses, exempt, pods, policies, frontends, revision } = rules;
+        let Rules { node_addresses, exempt, pods, policies, frontends, mode, revision } = rules;
         let limit = (POLICIES - POLICY_FIRST) as usize;
         if policies.len() > limit {
             return Err(CapacityError::Policies { wanted: policies.len(), limit });
@@ -80,7 +80,11 @@ impl Builder {
             multipliers: self.multipliers,
             revision: revision.0,
             region_words: regions.used() as u64,
-            reserved: [0; 7],
+            audit: match mode {
+                Mode::Enforce => 0,
+                Mode::Audit => 1,
+            },
+            reserved: [0; 6],
         };
         self.put(0, header.as_bytes());
         Ok(Image { words: self.words })
