@@ -191,7 +191,7 @@ pub fn decide<A: Address, T: Tables>(
     } else if flow.source.is_in(policy, tables) {
         Reason::Listed
     } else {
-        unlisted(flow, side, policy, tables, segment())
+        unlisted(flow, side, policy, tables, segment)
     };
     Verdict { reason, cluster: policy.counter }
 }
@@ -215,7 +215,7 @@ fn unlisted<A: Address, T: Tables>(
     side: Side,
     policy: &Policy,
     tables: &T,
-    segment: Segment,
+    segment: impl FnOnce() -> Segment,
 ) -> Reason {
     let image = tables.image();
     let source = flow.source;
@@ -246,6 +246,8 @@ fn unlisted<A: Address, T: Tables>(
             return Reason::OwnPod;
         }
     }
+    // Not before the lists: the verifier would walk through them once for every kind of segment.
+    let segment = segment();
     if may_reply(segment) && is_opened(flow, tables) {
         return Reason::Reply;
     }
