@@ -288,7 +288,8 @@ fn audit_cuts_nobody_and_enforcing_after_it_cuts_whom_it_counted() {
     scene.stage.publish().unwrap();
     let mut installation = scene.stage.installation().unwrap().arguments(&["--mode", "audit"]);
     let agent = installation.start().unwrap();
-    assert_eq!(surprises(&scene.at_c1(&["listed", "unlisted"])), [""; 0]);
+    let everybody = ["listed", "colleague", "gateway", "unlisted"];
+    assert_eq!(surprises(&scene.at_c1(&everybody)), [""; 0]);
     assert_eq!(agent.metric("enforcer_audit_mode", &[]).unwrap(), 1.0);
     let counted = Counted::now(&agent, "c1").unwrap();
     assert!(counted.denied > 0 && counted.not_listed > 0, "{counted:?}");

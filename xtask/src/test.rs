@@ -113,7 +113,8 @@ fn run_step(project: &Project, step: &Step, extra: &[OsString]) -> Result<Ran> {
 fn run_tests(project: &Project, args: &[&str], extra: &[OsString]) -> Result<Ran> {
     let mut command = cargo(project);
     command.args(["test", "--no-fail-fast", "--target-dir"]).arg(project.target());
-    command.args(locked(project)).args(args).arg("--").args(extra);
+    // What tests measure is to be read, not only checked.
+    command.args(locked(project)).args(args).args(["--", "--show-output"]).args(extra);
     count_tests(with_product(&mut command, project)).map(Ran::Tests)
 }
 
