@@ -37,18 +37,6 @@ pub trait Tables {
     fn opened(&self, connection: &Opened) -> bool;
 }
 
-/// On the host no connection was opened.
-impl Tables for &Image {
-    #[inline(always)]
-    fn image(&self) -> &Image {
-        self
-    }
-
-    fn opened(&self, _connection: &Opened) -> bool {
-        false
-    }
-}
-
 /// Whether any frontend has this port; protocol 0 is TCP, 1 UDP.
 #[inline(always)]
 pub fn port_is_guarded(image: &Image, protocol: u32, port: u32) -> bool {
