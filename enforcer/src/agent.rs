@@ -285,6 +285,7 @@ impl Due {
             local_ranges,
             tunnel_peers,
             connected,
+            pod_interfaces,
             interfaces,
             missing,
             unguardable,
@@ -292,7 +293,8 @@ impl Due {
         let same_image = *addresses == known.addresses
             && *local_ranges == known.local_ranges
             && *tunnel_peers == known.tunnel_peers
-            && *connected == known.connected;
+            && *connected == known.connected
+            && *pod_interfaces == known.pod_interfaces;
         let same_interfaces = *interfaces == known.interfaces
             && *missing == known.missing
             && *unguardable == known.unguardable;
@@ -315,6 +317,7 @@ fn this_node(name: &str, seen: &NodeState) -> ThisNode {
         addresses: seen.addresses.clone(),
         tunnel_peers: seen.tunnel_peers.clone(),
         connected: seen.connected.clone(),
+        pod_interfaces: seen.pod_interfaces.clone(),
     }
 }
 

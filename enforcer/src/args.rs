@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use enforcer_policy::model::{
-    ExemptSeed, LoadBalancerRanges, Mode, Options, ProbeRanges, SeedDefaults,
+    ExemptSeed, LoadBalancerRanges, Mode, Options, ProbeRanges, Reject, SeedDefaults,
 };
 use ipnet::IpNet;
 
@@ -98,6 +98,9 @@ pub struct Run {
     /// What becomes of packets that nothing admits: `audit` counts them as denied and lets them pass.
     #[arg(long, value_enum, default_value = "enforce")]
     pub mode: ModeOption,
+    /// How denied packets are answered: `reset` sends TCP RST or ICMP "prohibited", at a bounded rate.
+    #[arg(long, value_enum, default_value = "drop")]
+    pub reject: RejectOption,
     /// Where the Seed's load balancer ranges count besides strategy LoadBalancer.
     #[arg(long, value_enum, default_value = "proxies")]
     pub lb_ranges: LbRangesOption,
@@ -154,6 +157,10 @@ impl Run {
             },
             trusted_proxies: self.trusted_proxies.iter().map(IpNet::trunc).collect(),
             probes: self.probe_ranges.clone(),
+            reject: match self.reject {
+                RejectOption::Drop => Reject::Drop,
+                RejectOption::Reset => Reject::Reset,
+            },
         }
     }
 
@@ -208,6 +215,15 @@ pub enum ModeOption {
     Enforce,
     /// They pass.
     Audit,
+}
+
+/// `--reject`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RejectOption {
+    /// Not at all.
+    Drop,
+    /// With TCP RST, or ICMP "administratively prohibited".
+    Reset,
 }
 
 /// `--lb-ranges`

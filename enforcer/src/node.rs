@@ -18,7 +18,7 @@ mod wire;
 
 use std::{collections::BTreeSet, fmt, io, net::IpAddr, str::FromStr};
 
-use enforcer_policy::plan::Interface;
+use enforcer_policy::{model::PodInterface, plan::Interface};
 use ipnet::IpNet;
 use rtnetlink::packet_core::DecodeError;
 
@@ -44,6 +44,8 @@ pub struct NodeState {
     /// Subnets that the uplinks are directly connected to, through their own addresses or those of
     /// bonds, VLANs and bridges above them. Neither single addresses nor link-local ones.
     pub connected: BTreeSet<IpNet>,
+    /// The host's ends of pods' interfaces, with the addresses of the pods.
+    pub pod_interfaces: Vec<PodInterface>,
     /// Interfaces to guard, by number.
     pub interfaces: Vec<Interface>,
     /// Selected by name, but not there now. Guarded from the moment they appear.

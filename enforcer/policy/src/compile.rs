@@ -6,12 +6,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
 use crate::{
-    model::{ClusterId, FrontendAddress, Mode, Protocol, Snapshot},
+    model::{ClusterId, FrontendAddress, Mode, Protocol, Reject, Snapshot},
     problem::Problem,
     ranges::RangeSet,
 };
@@ -46,8 +46,14 @@ pub struct Rules {
     /// Guarded frontends and the policy of each, an index into `policies`. A frontend that admits
     /// every source is not among them.
     pub frontends: BTreeMap<FrontendKey, usize>,
+    /// Policies for connections that API servers open, each of one cluster.
+    pub egress_policies: Vec<EgressPolicy>,
+    /// Pods' interfaces whose connections are judged, and by which of `egress_policies`.
+    pub egress: BTreeMap<u32, EgressPod>,
     /// What becomes of packets that nothing admits.
     pub mode: Mode,
+    /// How denied packets are answered.
+    pub reject: Reject,
     /// Digest of what does not depend on the node.
     pub revision: Revision,
 }
@@ -90,6 +96,34 @@ pub struct Policy {
     pub admitted: Arc<RangeSet>,
     /// Whether pods of `cluster` are admitted: not where lists of other clusters count as well.
     pub own_pods: bool,
+    /// What becomes of packets that nothing admits: `audit` only where all claimants are in audit mode.
+    pub mode: Mode,
+}
+
+/// Whom the API servers of a cluster may connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressPolicy {
+    /// The cluster, for counters.
+    pub cluster: ClusterId,
+    /// What becomes of packets that nothing admits.
+    pub mode: Mode,
+    /// Destinations at every port.
+    pub any_port: Arc<RangeSet>,
+    /// Destinations at one port.
+    pub ports: BTreeMap<(Protocol, u16), Arc<RangeSet>>,
+}
+
+/// The host's end of a gated pod's interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressPod {
+    /// Number by which the node's network namespace knows the pod's one.
+    pub netns: u32,
+    /// The pod's own IPv4 address: any other source is spoofed.
+    pub v4: Option<Ipv4Addr>,
+    /// The pod's own IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// Index into [`Rules::egress_policies`].
+    pub policy: usize,
 }
 
 /// Compiles snapshots one after the other, and makes no list anew that the one before had. What it
@@ -139,7 +173,10 @@ fn compile_with<'a>(snapshot: &'a Snapshot, lists: &mut Lists<'a, '_>) -> (Rules
         exempt,
         policies: policies.all,
         frontends,
+        egress_policies: Vec::new(),
+        egress: BTreeMap::new(),
         mode: snapshot.options.mode,
+        reject: snapshot.options.reject,
         revision: revision(snapshot),
     };
     (rules, problems.into_iter().collect())
@@ -154,12 +191,14 @@ fn joint<'a>(claims: &[Claim<'a>], lists: &mut Lists<'a, '_>) -> Option<Policy> 
             Admission::Only(admitted) => admitted,
         };
         let cluster = claim.claimant();
+        let mode = claim.cluster.map_or(Mode::Enforce, |cluster| cluster.mode);
         joint = Some(match joint {
-            None => Policy { cluster, admitted, own_pods: true },
-            Some(Policy { cluster: first, admitted: others, own_pods }) => Policy {
+            None => Policy { cluster, admitted, own_pods: true, mode },
+            Some(Policy { cluster: first, admitted: others, own_pods, mode: former }) => Policy {
                 own_pods: own_pods && first == cluster,
                 cluster: first,
                 admitted: lists::both(others, admitted),
+                mode: if former == mode { mode } else { Mode::Enforce },
             },
         });
     }

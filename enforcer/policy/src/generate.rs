@@ -16,7 +16,7 @@ use crate::{
     model::{
         Cluster, ClusterId, ExemptSeed, ExposeStrategy, Frontend, FrontendAddress, FrontendKind,
         ListedRange, LoadBalancerRanges, Mode, ObjectRef, Options, Origin, ProbeRanges, Protocol,
-        RangeList, Seed, SeedDefaults, SeedNode, Side, Snapshot, ThisNode,
+        RangeList, Reject, Seed, SeedDefaults, SeedNode, Side, Snapshot, ThisNode,
     },
     oracle::{Packet, Segment},
 };
@@ -191,6 +191,8 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             frontends,
             own_pods: own_pods.union(&api_server_pods).copied().collect(),
             api_server_pods,
+            mode: Mode::Enforce,
+            egress: None,
         },
     )
 }
@@ -224,6 +226,7 @@ fn options() -> impl Strategy<Value = Options> {
             lb_ranges,
             trusted_proxies,
             probes,
+            reject: Reject::Drop,
         },
     )
 }
@@ -244,6 +247,7 @@ fn this_node() -> impl Strategy<Value = ThisNode> {
             addresses: addresses.into_iter().collect(),
             tunnel_peers: tunnel_peers.into_iter().collect(),
             connected: connected.into_iter().collect(),
+            pod_interfaces: Vec::new(),
         },
     )
 }

@@ -12,8 +12,10 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod egress;
 mod probes;
 
+pub use egress::{Egress, GatedPod, Peer, PeerPort, PodInterface};
 pub use probes::ProbeRanges;
 
 /// Everything that verdicts depend on at one moment.
@@ -61,6 +63,21 @@ pub struct Options {
     /// `--probe-ranges`
     #[serde(default)]
     pub probes: ProbeRanges,
+    /// `--reject`
+    #[serde(default)]
+    pub reject: Reject,
+}
+
+/// How a denied packet is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reject {
+    /// Not at all.
+    #[default]
+    Drop,
+    /// TCP with RST, anything else with ICMP "administratively prohibited" (RFC 1812, RFC 4443);
+    /// both at a bounded rate.
+    Reset,
 }
 
 /// What becomes of packets that nothing admits.
@@ -208,6 +225,12 @@ pub struct Cluster {
     /// Those of `own_pods` that are API servers: their owner steers them, so that no other cluster
     /// and no seed-wide exemption admits them.
     pub api_server_pods: BTreeSet<IpAddr>,
+    /// `enforcer.k8c.io/mode` of its Namespace: in audit mode nothing of this cluster is dropped.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Whom its API servers may connect to, where the gate `apiserverNetworkPolicy` is on.
+    #[serde(default)]
+    pub egress: Option<Egress>,
 }
 
 /// How KKP exposes a control plane.
@@ -376,4 +399,7 @@ pub struct ThisNode {
     /// Subnets that its uplinks are directly connected to.
     #[serde(default)]
     pub connected: BTreeSet<IpNet>,
+    /// The host's ends of pods' interfaces.
+    #[serde(default)]
+    pub pod_interfaces: Vec<PodInterface>,
 }

@@ -9,7 +9,7 @@ use enforcer_policy::{
     image::{IMAGE_WORDS, Image, assign, counter_owners},
     model::{
         Cluster, ClusterId, ExposeStrategy, Frontend, FrontendAddress, FrontendKind, ListedRange,
-        ObjectRef, Origin, Protocol, RangeList, Snapshot,
+        Mode, ObjectRef, Origin, Protocol, RangeList, Snapshot,
     },
     plan::{Attachments, Bank, Desired, Observed, Step, plan},
 };
@@ -60,6 +60,8 @@ fn cluster(number: u16) -> Cluster {
         ],
         own_pods: [].into(),
         api_server_pods: [].into(),
+        mode: Mode::Enforce,
+        egress: None,
         id,
     }
 }

@@ -21,11 +21,10 @@ use proptest::{
 
 /// What the rules say of a packet, in the words of the data path.
 fn verdict(rules: &Rules, packet: &Packet) -> &'static str {
-    let Rules { node_addresses: _, exempt, pods, policies, frontends: _, mode: _, revision: _ } =
-        rules;
+    let Rules { exempt, pods, policies, .. } = rules;
     let Exempt { uplink, pod_facing, trusted, probes } = exempt;
     let Some(policy) = guarded(rules, packet) else { return "unguarded" };
-    let Policy { cluster, admitted, own_pods } = &policies[policy];
+    let Policy { cluster, admitted, own_pods, mode: _ } = &policies[policy];
     let source = packet.source;
     if admitted.contains(source) {
         return "listed";
@@ -195,6 +194,8 @@ fn cluster(id: &str, frontends: Vec<Frontend>, allowed: &[&str]) -> (ClusterId, 
         frontends,
         own_pods: [].into(),
         api_server_pods: [].into(),
+        mode: Mode::Enforce,
+        egress: None,
     };
     (id, cluster)
 }

@@ -191,6 +191,7 @@ impl Inputs {
                 local_ranges,
                 tunnel_peers,
                 connected,
+                pod_interfaces: _,
                 interfaces,
                 missing,
                 unguardable,

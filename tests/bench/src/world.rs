@@ -37,6 +37,7 @@ impl World {
                 cluster: ClusterId(format!("c{number:05}")),
                 admitted: Arc::new(nets.into_iter().collect::<RangeSet>()),
                 own_pods: true,
+                mode: Mode::Enforce,
             });
             let port = port(number);
             let mut at = |at| frontends.insert((Protocol::Tcp, at), number);
@@ -62,8 +63,8 @@ impl World {
             pods: (0..servers).flat_map(api_servers).collect(),
             policies,
             frontends,
-            mode: Mode::Enforce,
             revision: Revision([1, servers as u64, ranges as u64, 0]),
+            ..Rules::default()
         };
         Self { rules, ranges: measured }
     }

@@ -63,7 +63,7 @@ pub(crate) fn run(kernel: &mut Kernel, program: Program, bytes: &[u8]) -> Action
 pub(crate) mod small {
     use enforcer_policy::model::{
         Cluster, ClusterId, ExposeStrategy, Frontend, FrontendAddress, FrontendKind, ListedRange,
-        ObjectRef, Origin, Protocol, RangeList, Snapshot, ThisNode,
+        Mode, ObjectRef, Origin, Protocol, RangeList, Snapshot, ThisNode,
     };
 
     /// One cluster with one nodePort and one range, on a node 192.0.2.10 and 2001:db8:f::10.
@@ -92,6 +92,8 @@ pub(crate) mod small {
             }],
             own_pods: [].into(),
             api_server_pods: [].into(),
+            mode: Mode::Enforce,
+            egress: None,
         };
         Snapshot {
             clusters: [(id, cluster)].into(),

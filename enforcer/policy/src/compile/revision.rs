@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::model::{
     Cluster, ExposeStrategy, Frontend, FrontendAddress, LoadBalancerRanges, Mode, Options,
-    ProbeRanges, Protocol, RangeList, Seed, SeedDefaults, SeedNode, Snapshot,
+    ProbeRanges, Protocol, RangeList, Reject, Seed, SeedDefaults, SeedNode, Snapshot,
 };
 
 /// SHA-256, shown as its first 12 hexadecimal digits.
@@ -116,11 +116,9 @@ impl Feed {
             lb_ranges,
             trusted_proxies,
             probes,
+            reject,
         } = options;
-        self.number(match mode {
-            Mode::Enforce => 0,
-            Mode::Audit => 1,
-        });
+        self.mode(*mode);
         self.number(match seed_defaults {
             SeedDefaults::Appended => 0,
             SeedDefaults::Always => 1,
@@ -135,6 +133,10 @@ impl Feed {
         let ProbeRanges { ranges, connected } = probes;
         self.nets(ranges.iter().copied());
         self.number(u64::from(*connected));
+        self.number(match reject {
+            Reject::Drop => 0,
+            Reject::Reset => 1,
+        });
     }
 
     fn cluster(&mut self, cluster: &Cluster) {
@@ -146,6 +148,8 @@ impl Feed {
             frontends,
             own_pods: _,
             api_server_pods: _,
+            mode,
+            egress,
         } = cluster;
         self.text(&id.0);
         self.text(namespace);
@@ -156,6 +160,16 @@ impl Feed {
         });
         self.list(allowed.as_ref());
         self.frontends(frontends);
+        self.mode(*mode);
+        // Peers are pods and resolved names mostly, which each node learns at its own time.
+        self.number(u64::from(egress.is_some()));
+    }
+
+    fn mode(&mut self, mode: Mode) {
+        self.number(match mode {
+            Mode::Enforce => 0,
+            Mode::Audit => 1,
+        });
     }
 
     fn frontends(&mut self, frontends: &[Frontend]) {

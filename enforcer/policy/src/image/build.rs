@@ -59,7 +59,18 @@ impl Builder {
         rules: &Rules,
         counters: &Assignment,
     ) -> Result<Image, CapacityError> {
-        let Rules { node_addresses, exempt, pods, policies, frontends, mode, revision } = rules;
+        let Rules {
+            node_addresses,
+            exempt,
+            pods,
+            policies,
+            frontends,
+            egress_policies: _,
+            egress: _,
+            mode,
+            reject: _,
+            revision,
+        } = rules;
         let limit = (POLICIES - POLICY_FIRST) as usize;
         if policies.len() > limit {
             return Err(CapacityError::Policies { wanted: policies.len(), limit });
@@ -98,7 +109,7 @@ impl Builder {
     ) -> Result<(), CapacityError> {
         let mut known = HashMap::new();
         for (index, policy) in (POLICY_FIRST..).zip(policies) {
-            let Policy { cluster, admitted, own_pods } = policy;
+            let Policy { cluster, admitted, own_pods, mode: _ } = policy;
             // Equal lists (a Seed's defaults and nothing else, say) are stored once.
             let mut record = match known.get(admitted) {
                 Some(record) => *record,

@@ -79,13 +79,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{compile::Policy, ranges::RangeSet};
+    use crate::{compile::Policy, model::Mode, ranges::RangeSet};
 
     fn rules(clusters: &[&str]) -> Rules {
         let policy = |id: &&str| Policy {
             cluster: ClusterId((*id).to_owned()),
             admitted: Arc::new(RangeSet::default()),
             own_pods: true,
+            mode: Mode::Enforce,
         };
         Rules { policies: clusters.iter().map(policy).collect(), ..Rules::default() }
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_policy::{
-    model::{self, ClusterId, ExposeStrategy, RangeList, Snapshot},
+    model::{self, ClusterId, ExposeStrategy, Mode, RangeList, Snapshot},
     problem::ProblemKind,
 };
 
@@ -224,5 +224,7 @@ fn complete(
         frontends: frontends.into_iter().collect(),
         own_pods: pods.own,
         api_server_pods: pods.api_servers,
+        mode: Mode::Enforce,
+        egress: None,
     }
 }
