@@ -223,7 +223,7 @@ fn unlisted<A: Address, T: Tables>(
         Side::Uplink => (POLICY_OTHERS_UPLINK, POLICY_EXEMPT_UPLINK),
         Side::Pod => (POLICY_OTHERS_POD, POLICY_EXEMPT_POD),
     };
-    let is_in = |index| source.is_in(tables::policy(image, index), tables);
+    let is_in = |index| source.is_held(index, tables);
     let known = is_in(others);
     let mut probes = false;
     if known {
@@ -356,6 +356,8 @@ pub trait Address: Copy {
     fn pod(self, image: &Image) -> u32;
     /// Whether the policy's list holds this address.
     fn is_in<T: Tables>(self, policy: &Policy, tables: &T) -> bool;
+    /// The same by the policy's number, for lists that are not asked of every packet.
+    fn is_held<T: Tables>(self, policy: u32, tables: &T) -> bool;
     /// As an IPv6 address, upper and lower half; IPv4 is mapped (RFC 4291, 2.5.5.2).
     fn mapped(self) -> [u64; 2];
 }
@@ -388,6 +390,11 @@ impl Address for V4 {
     }
 
     #[inline(always)]
+    fn is_held<T: Tables>(self, policy: u32, tables: &T) -> bool {
+        tables.holds4(policy, self.0)
+    }
+
+    #[inline(always)]
     fn mapped(self) -> [u64; 2] {
         [0, 0xffff << 32 | u64::from(self.0)]
     }
@@ -417,6 +424,11 @@ impl Address for V6 {
     #[inline(always)]
     fn is_in<T: Tables>(self, policy: &Policy, tables: &T) -> bool {
         tables.admits6(policy, self.high, self.low)
+    }
+
+    #[inline(always)]
+    fn is_held<T: Tables>(self, policy: u32, tables: &T) -> bool {
+        tables.holds6(policy, self.high, self.low)
     }
 
     #[inline(always)]

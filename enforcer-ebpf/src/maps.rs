@@ -8,7 +8,7 @@ use enforcer_ebpf::{
     abi::{CLUSTERS, Counters, Image, Images, OPENED as CONNECTIONS, Opened},
     bpf::lowest_bit,
     decide::{Reason, Verdict},
-    tables::Tables,
+    tables::{self, Tables},
 };
 
 /// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h): the agent writes images through a mapping.
@@ -36,7 +36,10 @@ static REASONS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
 static OPENED: LruHashMap<Opened, u32, { CONNECTIONS as usize }> = LruHashMap::new();
 
 /// The image that was in force when this packet came.
-pub(crate) struct CurrentImage(&'static Image);
+pub(crate) struct CurrentImage {
+    image: &'static Image,
+    bank: u64,
+}
 
 impl CurrentImage {
     /// Always there: arrays have all their values.
@@ -44,19 +47,74 @@ impl CurrentImage {
     pub(crate) fn get() -> Option<Self> {
         let images = IMAGES.get_ptr(0)?;
         // SAFETY: user space changes the number with one store, and never writes the image whose
-        // number a running program may have read.
+        // number a running program may have read; read once, so that one packet is judged by one image.
+        let active = unsafe { core::ptr::read_volatile(&raw const (*images).active) };
+        Self::of_bank(active)
+    }
+
+    #[inline(always)]
+    fn of_bank(bank: u64) -> Option<Self> {
+        let images = IMAGES.get_ptr(0)?;
+        // SAFETY: as in `get`.
         let images = unsafe { &*images };
-        // SAFETY: as above; read once, so that one packet is judged by one image.
-        let active = unsafe { core::ptr::read_volatile(&raw const images.active) };
+        let bank = lowest_bit(bank);
         // SAFETY: 0 or 1.
-        Some(Self(unsafe { &*images.banks.as_ptr().add(lowest_bit(active) as usize) }))
+        Some(Self { image: unsafe { &*images.banks.as_ptr().add(bank as usize) }, bank })
+    }
+}
+
+/// A global function: the verifier walks it once, not once for every list that may hold a source.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn holds_partly(bank: u64, list_at: u64, high: u64, low: u64) -> u64 {
+    match CurrentImage::of_bank(bank) {
+        Some(current) => tables::contains128(current.image, list_at as u32, high, low).into(),
+        None => 0,
+    }
+}
+
+/// See [`holds_partly`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn holds4(bank: u64, policy: u64, address: u64) -> u64 {
+    match CurrentImage::of_bank(bank) {
+        Some(current) => {
+            let policy = tables::policy(current.image, policy as u32);
+            tables::contains32(current.image, &policy.v4, address as u32).into()
+        }
+        None => 0,
+    }
+}
+
+/// See [`holds_partly`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn holds6(bank: u64, policy: u64, high: u64, low: u64) -> u64 {
+    match CurrentImage::of_bank(bank) {
+        Some(current) => current.admits6(tables::policy(current.image, policy as u32), high, low).into(),
+        None => 0,
     }
 }
 
 impl Tables for CurrentImage {
     #[inline(always)]
     fn image(&self) -> &Image {
-        self.0
+        self.image
+    }
+
+    #[inline(always)]
+    fn holds_partly(&self, list_at: u32, high: u64, low: u64) -> bool {
+        holds_partly(self.bank, list_at.into(), high, low) != 0
+    }
+
+    #[inline(always)]
+    fn holds4(&self, policy: u32, address: u32) -> bool {
+        holds4(self.bank, policy.into(), address.into()) != 0
+    }
+
+    #[inline(always)]
+    fn holds6(&self, policy: u32, high: u64, low: u64) -> bool {
+        holds6(self.bank, policy.into(), high, low) != 0
     }
 
     #[inline(always)]

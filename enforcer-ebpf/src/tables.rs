@@ -29,8 +29,26 @@ pub trait Tables {
     #[inline(always)]
     fn admits6(&self, policy: &Policy, high: u64, low: u64) -> bool {
         contains64(self.image(), &policy.v6, high)
-            || (policy.v6_partial_at != 0
-                && contains128(self.image(), policy.v6_partial_at, high, low))
+            || (policy.v6_partial_at != 0 && self.holds_partly(policy.v6_partial_at, high, low))
+    }
+
+    /// Whether the list of whole IPv6 addresses at this place holds an address.
+    #[inline(always)]
+    fn holds_partly(&self, list_at: u32, high: u64, low: u64) -> bool {
+        contains128(self.image(), list_at, high, low)
+    }
+
+    /// Whether the list of the policy with this number holds this IPv4 address. The BPF program has
+    /// these three as functions that the verifier walks once.
+    #[inline(always)]
+    fn holds4(&self, policy: u32, address: u32) -> bool {
+        self.admits4(self::policy(self.image(), policy), address)
+    }
+
+    /// The same for IPv6.
+    #[inline(always)]
+    fn holds6(&self, policy: u32, high: u64, low: u64) -> bool {
+        self.admits6(self::policy(self.image(), policy), high, low)
     }
 
     /// Whether the node itself opened this connection.
