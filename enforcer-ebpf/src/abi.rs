@@ -6,8 +6,8 @@
 //! means one lookup per packet, after which every load is an offset.
 //!
 //! ```text
-//! Header | guarded ports | nodePorts | node addresses | frontends | pods | policies
-//!        | cluster of each counter | regions: the policies' interval lists
+//! Header | guarded ports | nodePorts | node addresses | frontends | pods | gated interfaces
+//!        | peers by port | policies | cluster of each counter | regions: the policies' interval lists
 //! ```
 //!
 //! Hash tables hold two entries per bucket and every key in one of its two buckets
@@ -20,8 +20,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::bpf;
 
+mod egress;
+mod events;
+
+pub use egress::{EgressEntry, LISTENED, Listened, MAP_LISTENED, port_peers_key};
+pub use events::{
+    ANSWERS_PER_WINDOW, DropEvent, EVENTS_BYTES, EVENTS_PER_WINDOW, Explained, MAP_ANSWERED,
+    MAP_EVENTS, MAP_RECENT, MAP_SUPPRESSED, Pace, RECENT, Recent, SAMPLE, WINDOW_SHIFT, explained,
+};
+
 /// Changes whenever a type, an offset or a meaning in this file changes; part of the pin path.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Marks a finished image: `b"apiguard"` as a little-endian word.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"apiguard");
@@ -97,8 +106,10 @@ pub struct Header {
     pub region_words: u64,
     /// 1 where packets that nothing admits are counted and pass, 0 where they are dropped.
     pub audit: u64,
+    /// 1 where denied packets are answered.
+    pub reject: u64,
     /// Keeps the size a power of two.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 /// A header of zeroes: no image.
@@ -110,10 +121,12 @@ pub const EMPTY_HEADER: Header = Header {
     revision: [0; 4],
     region_words: 0,
     audit: 0,
-    reserved: [0; 6],
+    reject: 0,
+    reserved: [0; 5],
 };
 
-/// Counter slots, one per cluster with at least one guarded frontend.
+/// Counter slots: one per cluster with at least one guarded frontend, and one per cluster with a gated
+/// API server pod on this node.
 pub const CLUSTERS: u32 = 10 << 10;
 /// Policies of an image, the reserved ones included: more than one per cluster where frontends of
 /// one cluster are guarded by different lists, and in conflicts.
@@ -135,6 +148,8 @@ pub const WAYS: usize = 2;
 pub type Bucket4 = [u64; WAYS];
 /// A bucket of an IPv6 table.
 pub type Bucket6 = [Entry6; WAYS];
+/// A bucket of gated interfaces.
+pub type EgressBucket = [EgressEntry; WAYS];
 
 impl Table {
     /// Behind that many bytes.
@@ -171,8 +186,13 @@ pub const FRONTENDS6: Table = Table::new::<Bucket6>(NODE6.end::<Bucket6>(), 1 <<
 /// Pods by IPv6 address.
 pub const PODS6: Table = Table::new::<Bucket6>(FRONTENDS6.end::<Bucket6>(), 1 << 13);
 
+/// Gated pods' interfaces by number.
+pub const EGRESS: Table = Table::new::<EgressBucket>(PODS6.end::<Bucket6>(), 1 << 9);
+/// Lists of egress policies for one port: see [`entry4`] and [`port_peers_key`].
+pub const PORT_PEERS: Table = Table::new::<Bucket4>(EGRESS.end::<EgressBucket>(), 1 << 12);
+
 /// Policy records; index in [`Policy`].
-pub const POLICIES_AT: u32 = PODS6.end::<Bucket6>() / size_of::<Policy>() as u32;
+pub const POLICIES_AT: u32 = PORT_PEERS.end::<Bucket4>() / size_of::<Policy>() as u32;
 const POLICIES_END: u32 = (POLICIES_AT + POLICIES) * size_of::<Policy>() as u32;
 /// Hash of the cluster that owns each counter slot, 0 for none; index in u64.
 pub const CLUSTERS_AT: u32 = POLICIES_END / 8;
@@ -185,6 +205,8 @@ pub const NODE_VALUE_BITS: u32 = 32;
 pub const FRONTEND_VALUE_BITS: u32 = 15;
 /// The same for a pod: see [`POD_CLUSTER`].
 pub const POD_VALUE_BITS: u32 = 32;
+/// The same for peers at one port: index of the policy whose list they are.
+pub const PORT_PEERS_VALUE_BITS: u32 = 15;
 
 /// Bits of a pod's value: counter slot of its cluster plus one, 0 if no one cluster owns it.
 pub const POD_CLUSTER: u32 = 0xffff;
@@ -327,7 +349,9 @@ pub struct Policy {
     /// Counter slot of the cluster.
     pub counter: u32,
     /// The [`POD_CLUSTER`] of pods that are admitted besides the list, 0 for none.
-    pub own_pods: u32,
+    pub own_pods: u16,
+    /// [`POLICY_AUDIT`] or 0.
+    pub flags: u16,
     /// Admitted IPv4 addresses.
     pub v4: List32,
     /// Where the [`List64`] of the admitted addresses in other /64 networks stands, in its size from
@@ -340,8 +364,18 @@ pub struct Policy {
 impl Policy {
     /// Admits nobody.
     pub const EMPTY: Self =
-        Self { counter: 0, own_pods: 0, v4: List32::EMPTY, v6_partial_at: 0, v6: List64::EMPTY };
+        Self {
+            counter: 0,
+            own_pods: 0,
+            flags: 0,
+            v4: List32::EMPTY,
+            v6_partial_at: 0,
+            v6: List64::EMPTY,
+        };
 }
+
+/// Set where what the policy denies passes all the same.
+pub const POLICY_AUDIT: u16 = 1;
 
 /// Sources that every policy admits on uplinks.
 pub const POLICY_EXEMPT_UPLINK: u32 = 1;
@@ -391,6 +425,9 @@ pub struct Counters {
     pub denied_packets: u64,
     /// Their bytes, from the network header on.
     pub denied_bytes: u64,
+    /// Packets that were denied and passed all the same, since the cluster or the node only audits;
+    /// they are in none of the others.
+    pub would_deny_packets: u64,
 }
 
 const _: () = {
@@ -402,9 +439,9 @@ const _: () = {
     assert!(size_of::<Bound128>() == 16);
     assert!(size_of::<Policy>() == 64);
     assert!(size_of::<Opened>() == 40);
-    assert!(size_of::<Counters>() == 32);
+    assert!(size_of::<Counters>() == 40);
     assert!(NODE_PORTS_END.is_multiple_of(8));
-    assert!(PODS6.end::<Bucket6>().is_multiple_of(size_of::<Policy>() as u32));
+    assert!(PORT_PEERS.end::<Bucket4>().is_multiple_of(size_of::<Policy>() as u32));
     assert!(POLICIES <= 1 << FRONTEND_VALUE_BITS);
     assert!(CLUSTERS < POD_CLUSTER);
     assert!(REGIONS_AT.is_multiple_of(4) && (REGIONS_AT as usize) < IMAGE_BYTES / 8);

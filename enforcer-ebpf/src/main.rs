@@ -1,9 +1,12 @@
-//! The BPF object: a TC classifier per direction, side of the node and kind of link.
+//! The BPF object: a TC classifier per direction, side of the node and kind of link, and three that
+//! only say what they would do (`explain_…`).
 #![no_std]
 #![no_main]
 
 mod maps;
 mod program;
+mod sockets;
+mod tell;
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -11,9 +14,12 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
+use program::Direct;
 use enforcer_ebpf::{
-    decide::{Side, Watched},
-    parse::Link,
+    parse::{Link, Packet as _},
+    tables::{Tables as _, egress_entry},
+    verdict::Side,
+    watch::Watched,
 };
 
 /// What comes in on an uplink or tunnel with an Ethernet header.
@@ -37,6 +43,9 @@ pub(crate) fn ingress_uplink_raw(ctx: TcContext) -> i32 {
 /// What a pod of this node sends, its interface with an Ethernet header.
 #[classifier]
 pub(crate) fn ingress_pod_ethernet(ctx: TcContext) -> i32 {
+    if let Some(action) = may_not_leave(&ctx, Link::Ethernet) {
+        return action;
+    }
     match common(&ctx, Side::Pod, Link::Ethernet) {
         Some(action) => action,
         None => full_pod_ethernet(ctx.as_ptr().cast()),
@@ -46,6 +55,9 @@ pub(crate) fn ingress_pod_ethernet(ctx: TcContext) -> i32 {
 /// The same without a link header.
 #[classifier]
 pub(crate) fn ingress_pod_raw(ctx: TcContext) -> i32 {
+    if let Some(action) = may_not_leave(&ctx, Link::Raw) {
+        return action;
+    }
     match common(&ctx, Side::Pod, Link::Raw) {
         Some(action) => action,
         None => full_pod_raw(ctx.as_ptr().cast()),
@@ -67,6 +79,74 @@ pub(crate) fn egress_raw(ctx: TcContext) -> i32 {
     match watch(&ctx, Link::Raw) {
         Watched::Done => TC_ACT_UNSPEC,
         Watched::Unclear => watch_full_raw(ctx.as_ptr().cast()),
+    }
+}
+
+/// What would be done with a packet on an uplink, as [`explained`](enforcer_ebpf::abi::explained).
+#[classifier]
+pub(crate) fn explain_uplink(ctx: TcContext) -> i32 {
+    explain(&ctx, Side::Uplink)
+}
+
+/// What would be done with a packet of a pod that is not gated.
+#[classifier]
+pub(crate) fn explain_pod(ctx: TcContext) -> i32 {
+    explain(&ctx, Side::Pod)
+}
+
+/// What would be done with a packet of a gated pod before anything else is asked: its interface's
+/// number is the beginning of the Ethernet source address.
+#[classifier]
+pub(crate) fn explain_egress(ctx: TcContext) -> i32 {
+    let interface = Direct::of(&ctx).load::<u32>(6).unwrap_or(0);
+    let Some(image) = maps::CurrentImage::get() else { return 0 };
+    match egress_entry(image.image(), u32::from_be(interface)) {
+        Some(entry) => program::explain_leaving(&ctx, entry, &image),
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn explain(ctx: &TcContext, side: Side) -> i32 {
+    match maps::CurrentImage::get() {
+        Some(image) => program::explain(ctx, side, &image),
+        None => 0,
+    }
+}
+
+/// What a gated pod sends must be let go by its own policy first.
+#[inline(always)]
+fn may_not_leave(ctx: &TcContext, link: Link) -> Option<i32> {
+    let image = maps::CurrentImage::get()?;
+    egress_entry(image.image(), tell::interface(ctx))?;
+    let skb = ctx.as_ptr().cast();
+    let word = match link {
+        Link::Ethernet => leave_ethernet(skb),
+        Link::Raw => leave_raw(skb),
+    };
+    program::act_leaving(ctx, link, word, &image)
+}
+
+/// See [`full_uplink_ethernet`].
+#[inline(never)]
+fn leave_ethernet(ctx: *mut __sk_buff) -> u32 {
+    leave(ctx, Link::Ethernet)
+}
+
+/// See [`full_uplink_ethernet`].
+#[inline(never)]
+fn leave_raw(ctx: *mut __sk_buff) -> u32 {
+    leave(ctx, Link::Raw)
+}
+
+#[inline(always)]
+fn leave(ctx: *mut __sk_buff, link: Link) -> u32 {
+    let ctx = TcContext::new(ctx);
+    let Some(image) = maps::CurrentImage::get() else { return 0 };
+    match egress_entry(image.image(), tell::interface(&ctx)) {
+        Some(entry) => program::leave(&ctx, link, entry, &image),
+        // It was gated a moment ago, in another image.
+        None => 0,
     }
 }
 

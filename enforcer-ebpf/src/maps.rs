@@ -1,15 +1,21 @@
 //! BPF only: the maps, and the image in force as the data path's [`Image`].
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray},
+    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
+    maps::ring_buf::RingBufEntry,
 };
 use enforcer_ebpf::{
-    abi::{CLUSTERS, Counters, Image, Images, OPENED as CONNECTIONS, Opened},
+    abi::{
+        CLUSTERS, Counters, DropEvent, EVENTS_BYTES, Image, Images, LISTENED as LISTENED_PORTS,
+        Listened, OPENED as CONNECTIONS, Opened, Pace, RECENT as RECENT_SOURCES, Recent, SAMPLE,
+    },
     bpf::lowest_bit,
-    decide::{Reason, Verdict},
     tables::{self, Tables},
+    verdict::Reason,
 };
+
+use crate::program::Decided;
 
 /// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h): the agent writes images through a mapping.
 const MMAPABLE: usize = 1 << 10;
@@ -34,6 +40,26 @@ static REASONS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
 /// Connections that the node opened from guarded port numbers. Only what leaves the node writes here.
 #[btf_map]
 static OPENED: LruHashMap<Opened, u32, { CONNECTIONS as usize }> = LruHashMap::new();
+
+/// Denied packets ([`DropEvent`]), for whoever listens. A ring buffer has no type of value for the kernel.
+#[btf_map]
+static EVENTS: RingBuf<(), EVENTS_BYTES> = RingBuf::new();
+
+/// How many events each CPU wrote lately, and how many it did not.
+#[btf_map]
+static SUPPRESSED: PerCpuArray<Pace, 1> = PerCpuArray::new();
+
+/// How many denied packets each CPU answered lately, and how many resets of pods it let go.
+#[btf_map]
+static ANSWERED: PerCpuArray<Pace, 1> = PerCpuArray::new();
+
+/// A sample of admitted sources. No verdict reads it.
+#[btf_map]
+static RECENT: LruHashMap<Recent, u64, { RECENT_SOURCES as usize }> = LruHashMap::new();
+
+/// Ports that gated pods listen on. Only what they send writes here.
+#[btf_map]
+static LISTENED: LruHashMap<Listened, u32, { LISTENED_PORTS as usize }> = LruHashMap::new();
 
 /// The image that was in force when this packet came.
 pub(crate) struct CurrentImage {
@@ -130,25 +156,85 @@ pub(crate) fn remember(connection: &Opened) {
     let _ = OPENED.insert(connection, 0, 0);
 }
 
-/// Counts a verdict. `bytes` is the packet's length from the network header on.
+/// Remembers that a pod listens on a port.
 #[inline(always)]
-pub(crate) fn count(verdict: Verdict, pass: bool, bytes: u32) {
+pub(crate) fn remember_listened(listened: &Listened) {
+    // Without room it is asked again.
+    let _ = LISTENED.insert(listened, 0, 0);
+}
+
+/// Whether a pod is remembered to listen on a port.
+#[inline(always)]
+pub(crate) fn is_listened(listened: &Listened) -> bool {
+    LISTENED.get_ptr(listened).is_some()
+}
+
+/// The pace of this CPU's events.
+#[inline(always)]
+pub(crate) fn suppressed() -> Option<&'static mut Pace> {
+    // SAFETY: the slot of this CPU, written by programs on this CPU only.
+    SUPPRESSED.get_ptr_mut(0).map(|pace| unsafe { &mut *pace })
+}
+
+/// The pace of this CPU's answers.
+#[inline(always)]
+pub(crate) fn answered() -> Option<&'static mut Pace> {
+    // SAFETY: as above.
+    ANSWERED.get_ptr_mut(0).map(|pace| unsafe { &mut *pace })
+}
+
+/// Room for an event in the ring; none if nobody reads it.
+#[inline(always)]
+pub(crate) fn event() -> Option<RingBufEntry<DropEvent>> {
+    EVENTS.reserve_untyped::<DropEvent>(0)
+}
+
+/// Notes when an admitted source was seen.
+#[inline(always)]
+pub(crate) fn note(recent: &Recent, time: u64) {
+    let _ = RECENT.insert(recent, time, 0);
+}
+
+/// What becomes of a counted packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It passes.
+    Passes,
+    /// It is dropped.
+    Drops,
+    /// It would be dropped, and passes.
+    WouldDrop,
+}
+
+/// Counts a verdict, and says whether the packet is one for the sample. `bytes` is its length from the
+/// network header on.
+#[inline(always)]
+pub(crate) fn count(decided: &Decided, fate: Fate, bytes: u32) -> bool {
     // Listed packets are what a cluster's counters show: one counter is enough for the common case.
-    if verdict.reason as u32 != Reason::Listed as u32
-        && let Some(counter) = REASONS.get_ptr_mut(verdict.reason as u32)
+    if decided.reason != Reason::Listed as u32
+        && let Some(counter) = REASONS.get_ptr_mut(decided.reason)
     {
         // SAFETY: the slot of this CPU, written by programs on this CPU only.
         unsafe { *counter += 1 };
     }
-    if let Some(counters) = COUNTERS.get_ptr_mut(verdict.cluster) {
-        // SAFETY: as above.
-        let counters = unsafe { &mut *counters };
-        if pass {
-            counters.allowed_packets += 1;
+    let Some(counters) = COUNTERS.get_ptr_mut(decided.cluster) else { return false };
+    // SAFETY: as above.
+    let counters = unsafe { &mut *counters };
+    match fate {
+        Fate::Passes => {
+            let before = counters.allowed_packets;
+            counters.allowed_packets = before + 1;
             counters.allowed_bytes += u64::from(bytes);
-        } else {
+            before % SAMPLE == 0
+        }
+        Fate::Drops => {
             counters.denied_packets += 1;
             counters.denied_bytes += u64::from(bytes);
+            false
+        }
+        Fate::WouldDrop => {
+            counters.would_deny_packets += 1;
+            false
         }
     }
 }

@@ -50,6 +50,27 @@ pub enum Protocol {
     Udp = 1,
 }
 
+impl Protocol {
+    /// From an IP protocol number.
+    #[inline(always)]
+    pub(crate) const fn of(number: u8) -> Option<Self> {
+        match number {
+            TCP => Some(Self::Tcp),
+            UDP => Some(Self::Udp),
+            _ => None,
+        }
+    }
+
+    /// The IP protocol number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => TCP,
+            Self::Udp => UDP,
+        }
+    }
+}
+
 /// An IPv4 address as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct V4(pub u32);
@@ -83,6 +104,24 @@ pub enum Transport {
     },
     /// It lies behind more extension headers, or another route, than the program follows.
     Hidden,
+    /// It is in another fragment; only with [`Reach::Everything`].
+    Fragment,
+    /// Neither TCP nor UDP; only with [`Reach::Everything`].
+    Other {
+        /// IP protocol number.
+        protocol: u8,
+        /// Where its header begins.
+        at: u32,
+    },
+}
+
+/// Which packets are of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Those that can be addressed to a frontend: TCP and UDP, without later fragments.
+    Frontends,
+    /// Every IP packet.
+    Everything,
 }
 
 /// What a packet does in a TCP connection.
@@ -120,7 +159,7 @@ impl<A> Flow<A> {
 /// Outcome of parsing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// Not for us: no IP, neither TCP nor UDP, a later fragment, or malformed for the kernel too.
+    /// Not for us: no IP, out of [`Reach`], or malformed for the kernel too.
     Unjudged,
     /// This depth cannot tell: the headers lie deeper, or where the packet cannot be read.
     Unclear,
@@ -133,6 +172,7 @@ pub enum Parsed {
 /// Where the type stands in an Ethernet header.
 const ETHERTYPE_AT: u32 = 12;
 const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
@@ -154,8 +194,12 @@ const DESTINATION_OPTIONS: u8 = 60;
 const TCP_HEADER: u32 = 20;
 /// Where a TCP header holds its length and its flags.
 const TCP_LENGTH_AND_FLAGS: u32 = 12;
-const TCP_SYN: u8 = 0x02;
-const TCP_ACK: u8 = 0x10;
+/// Flags of a TCP header (RFC 9293, 3.1).
+pub const TCP_SYN: u8 = 0x02;
+/// See [`TCP_SYN`].
+pub const TCP_RST: u8 = 0x04;
+/// See [`TCP_SYN`].
+pub const TCP_ACK: u8 = 0x10;
 const UDP_HEADER: u32 = 8;
 
 #[derive(FromBytes, KnownLayout, Immutable)]
@@ -203,13 +247,13 @@ struct Ports {
 
 /// Parses a packet.
 #[inline(always)]
-pub fn parse<P: Packet>(packet: &P, link: Link, depth: Depth) -> Parsed {
+pub fn parse<P: Packet>(packet: &P, link: Link, depth: Depth, reach: Reach) -> Parsed {
     match link {
-        Link::Ethernet => ethernet(packet, depth),
+        Link::Ethernet => ethernet(packet, depth, reach),
         // Four bytes: the verifier learns nothing from a check for one.
         Link::Raw => match packet.load::<[u8; 4]>(0) {
-            Some(first) if first[0] >> 4 == 4 => ipv4(packet, 0, depth),
-            Some(first) if first[0] >> 4 == 6 => ipv6(packet, 0, depth),
+            Some(first) if first[0] >> 4 == 4 => ipv4(packet, 0, depth, reach),
+            Some(first) if first[0] >> 4 == 6 => ipv6(packet, 0, depth, reach),
             Some(_) => Parsed::Unjudged,
             None => Parsed::Unclear,
         },
@@ -217,16 +261,16 @@ pub fn parse<P: Packet>(packet: &P, link: Link, depth: Depth) -> Parsed {
 }
 
 #[inline(always)]
-fn ethernet<P: Packet>(packet: &P, depth: Depth) -> Parsed {
+fn ethernet<P: Packet>(packet: &P, depth: Depth, reach: Reach) -> Parsed {
     let Some(ethertype) = packet.load::<u16>(ETHERTYPE_AT) else {
         return Parsed::Unclear;
     };
     match u16::from_be(ethertype) {
-        ETHERTYPE_IPV4 => ipv4(packet, ETHERTYPE_AT + 2, depth),
-        ETHERTYPE_IPV6 => ipv6(packet, ETHERTYPE_AT + 2, depth),
+        ETHERTYPE_IPV4 => ipv4(packet, ETHERTYPE_AT + 2, depth, reach),
+        ETHERTYPE_IPV6 => ipv6(packet, ETHERTYPE_AT + 2, depth, reach),
         ETHERTYPE_VLAN | ETHERTYPE_QINQ => match depth {
             Depth::Common => Parsed::Unclear,
-            Depth::Full => tagged(packet),
+            Depth::Full => tagged(packet, reach),
         },
         _ => Parsed::Unjudged,
     }
@@ -234,7 +278,7 @@ fn ethernet<P: Packet>(packet: &P, depth: Depth) -> Parsed {
 
 /// Behind VLAN tags.
 #[inline(always)]
-fn tagged<P: Packet>(packet: &P) -> Parsed {
+fn tagged<P: Packet>(packet: &P, reach: Reach) -> Parsed {
     let mut offset = ETHERTYPE_AT;
     for _ in 0..MAX_TAGS {
         offset += 4;
@@ -243,8 +287,8 @@ fn tagged<P: Packet>(packet: &P) -> Parsed {
         };
         offset = forgotten(offset, ethertype);
         match u16::from_be(ethertype) {
-            ETHERTYPE_IPV4 => return ipv4(packet, offset + 2, Depth::Full),
-            ETHERTYPE_IPV6 => return ipv6(packet, offset + 2, Depth::Full),
+            ETHERTYPE_IPV4 => return ipv4(packet, offset + 2, Depth::Full, reach),
+            ETHERTYPE_IPV6 => return ipv6(packet, offset + 2, Depth::Full, reach),
             ETHERTYPE_VLAN | ETHERTYPE_QINQ => {}
             _ => return Parsed::Unjudged,
         }
@@ -253,15 +297,14 @@ fn tagged<P: Packet>(packet: &P) -> Parsed {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
+fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
     let Some(header) = packet.load::<Ipv4Header>(at) else {
         return Parsed::Unclear;
     };
-    let protocol = match header.protocol {
-        TCP => Protocol::Tcp,
-        UDP => Protocol::Udp,
-        _ => return Parsed::Unjudged,
-    };
+    let protocol = Protocol::of(header.protocol);
+    if protocol.is_none() && reach == Reach::Frontends {
+        return Parsed::Unjudged;
+    }
     let flow = |transport| {
         Parsed::V4(Flow {
             source: V4(u32::from_be(header.source)),
@@ -272,16 +315,27 @@ fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
     if depth == Depth::Common {
         let plain = header.version_ihl == PLAIN_IPV4 && header.fragment & FRAGMENTED.to_be() == 0;
         let end = at + u32::from(u16::from_be(header.total_length));
-        return match packet.load::<Ports>(at + 20) {
-            Some(ports) if plain => flow(transport(protocol, &ports, true, at + 20, end)),
+        return match (packet.load::<Ports>(at + 20), protocol) {
+            (Some(ports), Some(protocol)) if plain => {
+                flow(transport(protocol, &ports, true, at + 20, end))
+            }
             _ => Parsed::Unclear,
         };
     }
     let length = u32::from(header.version_ihl & 0x0f) * 4;
     let fragment = u16::from_be(header.fragment);
-    if header.version_ihl >> 4 != 4 || length < 20 || fragment & FRAGMENT_OFFSET != 0 {
+    if header.version_ihl >> 4 != 4 || length < 20 {
         return Parsed::Unjudged;
     }
+    if fragment & FRAGMENT_OFFSET != 0 {
+        return match reach {
+            Reach::Frontends => Parsed::Unjudged,
+            Reach::Everything => flow(Transport::Fragment),
+        };
+    }
+    let Some(protocol) = protocol else {
+        return flow(Transport::Other { protocol: header.protocol, at: at + length });
+    };
     let Some(ports) = packet.load::<Ports>(at + length) else {
         return Parsed::Unclear;
     };
@@ -293,7 +347,7 @@ fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
+fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
     let Some(header) = packet.load::<Ipv6Header>(at) else {
         return Parsed::Unclear;
     };
@@ -323,7 +377,10 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
             FRAGMENT => {
                 let fragment = u16::from_be_bytes(extension.detail);
                 if fragment & 0xfff8 != 0 {
-                    return Parsed::Unjudged;
+                    return match reach {
+                        Reach::Frontends => Parsed::Unjudged,
+                        Reach::Everything => flow(Transport::Fragment),
+                    };
                 }
                 in_fragment |= fragment & 1 != 0;
                 offset += 8;
@@ -342,7 +399,12 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth) -> Parsed {
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS => {
             return flow(Transport::Hidden);
         }
-        _ => return Parsed::Unjudged,
+        protocol => {
+            return match reach {
+                Reach::Frontends => Parsed::Unjudged,
+                Reach::Everything => flow(Transport::Other { protocol, at: offset }),
+            };
+        }
     };
     let Some(ports) = packet.load::<Ports>(offset) else {
         return Parsed::Unclear;
@@ -364,18 +426,35 @@ fn transport(protocol: Protocol, ports: &Ports, whole: bool, at: u32, end: u32) 
     }
 }
 
+/// What a TCP header says of its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// Flags, FIN lowest.
+    pub flags: u8,
+    /// Whether it is known to carry no data.
+    pub bare: bool,
+    /// Where the packet ends by its own word, as in [`Transport::Ports`].
+    pub end: u32,
+}
+
+/// The TCP header of a packet; `None` for another protocol and where it cannot be read.
+#[inline(always)]
+pub fn tcp<P: Packet>(packet: &P, transport: &Transport) -> Option<Tcp> {
+    let Transport::Ports { protocol: Protocol::Tcp, source, at, end, .. } = *transport else {
+        return None;
+    };
+    let at = forgotten(at, source);
+    let [length, flags] = packet.load::<[u8; 2]>(at + TCP_LENGTH_AND_FLAGS)?;
+    let length = u32::from(length >> 4) * 4;
+    Some(Tcp { flags, bare: length >= TCP_HEADER && at + length == end, end })
+}
+
 /// What the packet does in its connection; what cannot be told counts as data.
 #[inline(always)]
 pub fn segment<P: Packet>(packet: &P, transport: &Transport) -> Segment {
-    let Transport::Ports { protocol: Protocol::Tcp, source, at, end, .. } = *transport else {
+    let Some(Tcp { flags, bare, end: _ }) = tcp(packet, transport) else {
         return Segment::Data;
     };
-    let at = forgotten(at, source);
-    let Some([length, flags]) = packet.load::<[u8; 2]>(at + TCP_LENGTH_AND_FLAGS) else {
-        return Segment::Data;
-    };
-    let length = u32::from(length >> 4) * 4;
-    let bare = length >= TCP_HEADER && at + length == end;
     let opens = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
     match (opens, bare) {
         (true, true) => Segment::Open,
@@ -383,6 +462,42 @@ pub fn segment<P: Packet>(packet: &P, transport: &Transport) -> Segment {
         (false, true) => Segment::Bare,
         (false, false) => Segment::Data,
     }
+}
+
+/// Whether it is ARP (RFC 826), without a VLAN tag.
+#[inline(always)]
+pub fn is_arp<P: Packet>(packet: &P, link: Link) -> bool {
+    match link {
+        Link::Ethernet => packet.load::<u16>(ETHERTYPE_AT) == Some(ETHERTYPE_ARP.to_be()),
+        Link::Raw => false,
+    }
+}
+
+/// The IPv4 packet that an ICMP error quotes at this place, as far as it is whole and without options.
+#[inline(always)]
+pub fn quoted4<P: Packet>(packet: &P, at: u32) -> Option<Flow<V4>> {
+    let header = packet.load::<Ipv4Header>(at)?;
+    if header.version_ihl != PLAIN_IPV4 || header.fragment & FRAGMENT_OFFSET.to_be() != 0 {
+        return None;
+    }
+    let ports = packet.load::<Ports>(at + 20)?;
+    Some(Flow {
+        source: V4(u32::from_be(header.source)),
+        destination: V4(u32::from_be(header.destination)),
+        transport: transport(Protocol::of(header.protocol)?, &ports, true, at + 20, 0),
+    })
+}
+
+/// The IPv6 packet that an ICMPv6 error quotes at this place, as far as it has no extension headers.
+#[inline(always)]
+pub fn quoted6<P: Packet>(packet: &P, at: u32) -> Option<Flow<V6>> {
+    let header = packet.load::<Ipv6Header>(at)?;
+    let ports = packet.load::<Ports>(at + 40)?;
+    Some(Flow {
+        source: address6(header.source),
+        destination: address6(header.destination),
+        transport: transport(Protocol::of(header.next)?, &ports, true, at + 40, 0),
+    })
 }
 
 /// Whether this many bytes hold the fixed part of the transport header.

@@ -1,4 +1,4 @@
-//! BPF only: a packet of a TC hook through `judge`, and the one place where a verdict acts.
+//! BPF only: a packet of a TC hook through its judge, and the one place where a verdict acts.
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -6,17 +6,27 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use enforcer_ebpf::{
-    decide::{Action, Judgement, Reason, Side, Verdict, Watched, judge, watch},
+    abi::{EgressEntry, Explained, POLICY_AUDIT, explained},
+    decide::judge,
+    leave::judge_leaving,
     parse::{Depth, Link, Packet},
-    tables::Tables,
+    tables::{self, Tables},
+    verdict::{Action, Judgement, Reason, Side, Verdict},
+    watch::{Watched, watch},
 };
 use zerocopy::{FromBytes, Immutable};
 
-use crate::maps;
+use crate::{
+    maps::{self, Fate},
+    sockets::PodSockets,
+    tell::{self, Direction},
+};
 
 /// Bytes made readable when the headers lie outside the linear part of a packet: link header, IPv6
 /// header and the usual extension headers.
 const READABLE: u32 = 256;
+/// Ethernet, IPv4 and TCP headers: with less than that in the linear part, more is made readable.
+const LINEAR: usize = 54;
 
 /// Judges the packet of this context at the common depth and acts; `None` if that cannot tell.
 #[inline(always)]
@@ -27,7 +37,7 @@ pub(crate) fn common<T: Tables>(
     tables: &T,
 ) -> Option<i32> {
     match judge(&Direct::of(ctx), side, link, Depth::Common, tables) {
-        Judgement::Final(verdict) => Some(act(ctx, verdict, link, tables)),
+        Judgement::Final(verdict) => Some(act(ctx, Decided::of(verdict), link, Direction::In, tables)),
         Judgement::Unclear => None,
     }
 }
@@ -37,9 +47,67 @@ pub(crate) fn common<T: Tables>(
 pub(crate) fn full<T: Tables>(ctx: &TcContext, side: Side, link: Link, tables: &T) -> i32 {
     make_readable(ctx);
     match judge(&Direct::of(ctx), side, link, Depth::Full, tables) {
-        Judgement::Final(verdict) => act(ctx, verdict, link, tables),
+        Judgement::Final(verdict) => act(ctx, Decided::of(verdict), link, Direction::In, tables),
         // What is unclear when all of it is readable is dropped by the kernel's input.
         Judgement::Unclear => TC_ACT_UNSPEC,
+    }
+}
+
+/// Judges a packet that a gated pod sends. A function of its own has only a word to return.
+#[inline(always)]
+pub(crate) fn leave<T: Tables>(ctx: &TcContext, link: Link, entry: &EgressEntry, tables: &T) -> u32 {
+    // The kernel keeps headers of what it makes itself together; to pull more would copy payload.
+    if ctx.data() + LINEAR > ctx.data_end() {
+        make_readable(ctx);
+    }
+    let sockets = PodSockets { ctx, entry };
+    let verdict = judge_leaving(&Direct::of(ctx), link, ctx.len(), entry, tables, &sockets);
+    let Decided { reason, drops, .. } = Decided::of(verdict);
+    explained(reason, drops, false, verdict.policy)
+}
+
+/// Acts on what [`leave`] said; `None` if the packet passes.
+#[inline(always)]
+pub(crate) fn act_leaving<T: Tables>(
+    ctx: &TcContext,
+    link: Link,
+    word: u32,
+    tables: &T,
+) -> Option<i32> {
+    let Explained { reason, drops, audited: _, policy } = Explained::from(word);
+    let record = tables::policy(tables.image(), policy);
+    let audits = record.flags & POLICY_AUDIT != 0;
+    let decided = Decided { reason, drops, cluster: record.counter, audits };
+    match act(ctx, decided, link, Direction::Out, tables) {
+        TC_ACT_UNSPEC => None,
+        action => Some(action),
+    }
+}
+
+/// Says what would be done with a packet, and does nothing.
+#[inline(always)]
+pub(crate) fn explain<T: Tables>(ctx: &TcContext, side: Side, tables: &T) -> i32 {
+    say(judge(&Direct::of(ctx), side, Link::Ethernet, Depth::Full, tables), tables)
+}
+
+/// The same for a packet that a gated pod sends.
+#[inline(always)]
+pub(crate) fn explain_leaving<T: Tables>(ctx: &TcContext, entry: &EgressEntry, tables: &T) -> i32 {
+    let sockets = PodSockets { ctx, entry };
+    let verdict =
+        judge_leaving(&Direct::of(ctx), Link::Ethernet, ctx.len(), entry, tables, &sockets);
+    say(Judgement::Final(verdict), tables)
+}
+
+#[inline(always)]
+fn say<T: Tables>(judgement: Judgement, tables: &T) -> i32 {
+    match judgement {
+        Judgement::Final(verdict) => {
+            let Decided { reason, drops, audits, .. } = Decided::of(verdict);
+            let audited = is_audited(audits, tables);
+            explained(reason, drops, audited, verdict.policy).cast_signed()
+        }
+        Judgement::Unclear => explained(Reason::Unguarded as u32, false, false, 0).cast_signed(),
     }
 }
 
@@ -58,17 +126,49 @@ pub(crate) fn watch_full<T: Tables>(ctx: &TcContext, link: Link, tables: &T) {
     let _ = watch(&Direct::of(ctx), link, Depth::Full, tables, maps::remember);
 }
 
+/// Makes the headers of a packet readable, wherever its bytes lie.
 #[inline(always)]
-fn make_readable(ctx: &TcContext) {
+pub(crate) fn make_readable(ctx: &TcContext) {
     // SAFETY: the context is the one of this call.
     unsafe { bpf_skb_pull_data(ctx.skb.skb, READABLE.min(ctx.len())) };
+}
+
+/// A verdict in words, so that the verifier does not walk on once for every reason.
+#[derive(Clone, Copy)]
+pub(crate) struct Decided {
+    /// Number of the reason.
+    pub(crate) reason: u32,
+    /// Whether the packet is to be dropped for it.
+    pub(crate) drops: bool,
+    /// Counter slot of the cluster.
+    pub(crate) cluster: u32,
+    /// Whether the policy only audits.
+    pub(crate) audits: bool,
+}
+
+impl Decided {
+    #[inline(always)]
+    fn of(verdict: Verdict) -> Self {
+        let Verdict { reason, cluster, policy: _, audits } = verdict;
+        let drops = match reason.action() {
+            Action::Pass => false,
+            Action::Drop => true,
+        };
+        Self { reason: reason as u32, drops, cluster, audits }
+    }
 }
 
 /// The one place where a verdict acts. `TC_ACT_UNSPEC` is `TCX_NEXT`: programs after this one see
 /// the packet.
 #[inline(always)]
-fn act<T: Tables>(ctx: &TcContext, verdict: Verdict, link: Link, tables: &T) -> i32 {
-    if verdict.reason as u32 == Reason::Unguarded as u32 {
+fn act<T: Tables>(
+    ctx: &TcContext,
+    decided: Decided,
+    link: Link,
+    direction: Direction,
+    tables: &T,
+) -> i32 {
+    if decided.reason == Reason::Unguarded as u32 {
         return TC_ACT_UNSPEC;
     }
     let header = match link {
@@ -76,27 +176,35 @@ fn act<T: Tables>(ctx: &TcContext, verdict: Verdict, link: Link, tables: &T) -> 
         Link::Raw => 0,
     };
     let bytes = ctx.len().saturating_sub(header);
-    match verdict.reason.action() {
-        Action::Pass => {
-            maps::count(verdict, true, bytes);
-            TC_ACT_UNSPEC
+    if !decided.drops {
+        let in_sample = maps::count(&decided, Fate::Passes, bytes);
+        if in_sample && matches!(direction, Direction::In) {
+            tell::admitted(ctx, link, decided.cluster);
         }
-        Action::Drop => {
-            maps::count(verdict, false, bytes);
-            if tables.image().header().audit == 0 { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
-        }
+        return TC_ACT_UNSPEC;
     }
+    let audited = is_audited(decided.audits, tables);
+    let fate = if audited { Fate::WouldDrop } else { Fate::Drops };
+    maps::count(&decided, fate, bytes);
+    tell::denied(ctx, link, &decided, direction, audited);
+    if audited { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+}
+
+/// Whether what is denied passes all the same.
+#[inline(always)]
+fn is_audited<T: Tables>(audits: bool, tables: &T) -> bool {
+    audits || tables.image().header().audit != 0
 }
 
 /// Direct packet access: what of the packet lies in the linear part.
-struct Direct {
+pub(crate) struct Direct {
     begin: usize,
     end: usize,
 }
 
 impl Direct {
     #[inline(always)]
-    fn of(ctx: &TcContext) -> Self {
+    pub(crate) fn of(ctx: &TcContext) -> Self {
         Self { begin: ctx.data(), end: ctx.data_end() }
     }
 }

@@ -6,9 +6,10 @@
 
 use crate::{
     abi::{
-        ANY_PORT, Bound128, Bucket4, Bucket6, FRONTEND_VALUE_BITS, FRONTENDS4, FRONTENDS6,
+        ANY_PORT, Bound128, Bucket4, Bucket6, EGRESS, EgressBucket, EgressEntry, FRONTEND_VALUE_BITS, FRONTENDS4, FRONTENDS6,
         IMAGE_BYTES, Image, List32, List64, NODE_PORTS_AT, NODE_VALUE_BITS, NODE4, NODE6, Opened,
-        POD_VALUE_BITS, PODS4, PODS6, POLICIES_AT, PORTS_AT, Policy, Table, frontend4_key, info,
+        POD_VALUE_BITS, PODS4, PODS6, POLICIES_AT, PORT_PEERS, PORT_PEERS_VALUE_BITS, PORTS_AT, Policy,
+        Table, frontend4_key, info, port_peers_key,
     },
     bpf::{hidden_constant, sign},
 };
@@ -108,6 +109,27 @@ pub fn pod4(image: &Image, address: u32) -> u32 {
 #[inline(always)]
 pub fn pod6(image: &Image, high: u64, low: u64) -> u32 {
     find6(image, PODS6, high, low, 0) as u32
+}
+
+/// What is known of a gated pod's interface; `None` for all others.
+#[inline(always)]
+pub fn egress_entry(image: &Image, interface: u32) -> Option<&EgressEntry> {
+    for multiplier in &image.header().multipliers {
+        let at = EGRESS.at + bucket4(EGRESS, *multiplier, u64::from(interface));
+        for entry in image.at::<EgressBucket>(at) {
+            if entry.interface == interface {
+                return Some(entry);
+            }
+        }
+    }
+    None
+}
+
+/// Policy whose list holds the destinations that an egress policy grants at one port, 0 if none is.
+#[inline(always)]
+pub fn port_peers(image: &Image, policy: u32, protocol: u32, port: u32) -> u32 {
+    let key = port_peers_key(policy, protocol, port);
+    find4::<PORT_PEERS_VALUE_BITS>(image, PORT_PEERS, key)
 }
 
 /// The record of a policy.
