@@ -13,7 +13,7 @@ use crate::{
     },
     address::Address,
     parse::{
-        Depth, Flow, Link, Packet, Parsed, Protocol, Reach, Segment, Transport, parse, segment,
+        Depth, Flow, Link, Packet, Parsed, Reach, Segment, Transport, parse, segment,
     },
     tables::{self, Tables},
     verdict::{Judgement, Reason, Side, Verdict},
@@ -31,8 +31,9 @@ pub fn judge<P: Packet, T: Tables>(
     Judgement::Final(match parse(packet, link, depth, Reach::Frontends) {
         Parsed::Unjudged => Verdict::of_node(Reason::Unguarded),
         Parsed::Unclear => return Judgement::Unclear,
-        Parsed::V4(flow) => decide(&flow, side, tables, || segment(packet, &flow.transport)),
-        Parsed::V6(flow) => decide(&flow, side, tables, || segment(packet, &flow.transport)),
+        Parsed::Buried => Verdict::of_node(Reason::HiddenTransport),
+        Parsed::V4(flow) => decide(&flow, side, tables, || segment(packet, &flow)),
+        Parsed::V6(flow) => decide(&flow, side, tables, || segment(packet, &flow)),
     })
 }
 
@@ -46,14 +47,15 @@ pub fn decide<A: Address, T: Tables>(
 ) -> Verdict {
     let unguarded = Verdict::of_node(Reason::Unguarded);
     let image = tables.image();
-    let (protocol, port, whole) = match flow.transport {
-        Transport::Ports { protocol, destination, whole, .. } => (protocol, destination, whole),
+    let (protocol, whole) = match flow.transport {
+        Transport::Ports(protocol) => (protocol, true),
+        Transport::Short(protocol) => (protocol, false),
         Transport::Hidden if flow.destination.has_frontend(image) => {
             return Verdict::of_node(Reason::HiddenTransport);
         }
-        Transport::Hidden | Transport::Fragment | Transport::Other { .. } => return unguarded,
+        Transport::Hidden | Transport::Fragment | Transport::Other => return unguarded,
     };
-    let (number, port) = (protocol as u32, u32::from(port));
+    let (number, port) = (protocol as u32, u32::from(flow.destination_port));
     if !tables::port_is_guarded(image, number, port) {
         return unguarded;
     }
@@ -148,18 +150,11 @@ fn may_reply(segment: Segment) -> bool {
 
 #[inline(always)]
 fn is_opened<A: Address, T: Tables>(flow: &Flow<A>, tables: &T) -> bool {
-    match flow.transport {
-        Transport::Ports { protocol: Protocol::Tcp, source, destination, .. } => {
-            tables.opened(&Opened {
-                remote: flow.source.mapped(),
-                local: flow.destination.mapped(),
-                ports: u32::from(source) << 16 | u32::from(destination),
-                reserved: 0,
-            })
-        }
-        Transport::Ports { protocol: Protocol::Udp, .. }
-        | Transport::Hidden
-        | Transport::Fragment
-        | Transport::Other { .. } => false,
-    }
+    flow.is_tcp()
+        && tables.opened(&Opened {
+            remote: flow.source.mapped(),
+            local: flow.destination.mapped(),
+            ports: u32::from(flow.source_port) << 16 | u32::from(flow.destination_port),
+            reserved: 0,
+        })
 }

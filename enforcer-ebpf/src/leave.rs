@@ -97,7 +97,7 @@ pub fn judge_leaving<P: Packet, T: Tables, S: Sockets>(
     let leaving = Leaving { packet, length, entry, tables, sockets };
     let reason = match parse(packet, link, Depth::Full, Reach::Everything) {
         Parsed::Unjudged if is_arp(packet, link) => Reason::Neighbour,
-        Parsed::Unjudged | Parsed::Unclear => Reason::HiddenTransport,
+        Parsed::Unjudged | Parsed::Unclear | Parsed::Buried => Reason::HiddenTransport,
         Parsed::V4(flow) => leaving.flow(&flow),
         Parsed::V6(flow) => leaving.flow(&flow),
     };
@@ -117,8 +117,9 @@ impl<P: Packet, T: Tables, S: Sockets> Leaving<'_, P, T, S> {
     #[inline(always)]
     fn flow<A: Address>(&self, flow: &Flow<A>) -> Reason {
         // Before the source: duplicate address detection has none yet.
-        if let Transport::Other { protocol: ICMP6, at } = flow.transport {
-            let reason = self.neighbour(at);
+        let is_other = matches!(flow.transport, Transport::Other);
+        if is_other && flow.protocol == ICMP6 {
+            let reason = self.neighbour(flow.at);
             if !matches!(reason, Reason::Unguarded) {
                 return reason;
             }
@@ -127,24 +128,14 @@ impl<P: Packet, T: Tables, S: Sockets> Leaving<'_, P, T, S> {
             return Reason::SpoofedSource;
         }
         match flow.transport {
-            Transport::Ports { whole: false, .. } => Reason::ShortFragment,
-            Transport::Ports { protocol: Protocol::Udp, destination, .. } => {
-                self.peer(flow.destination, Protocol::Udp, destination)
+            Transport::Short(_) => Reason::ShortFragment,
+            Transport::Ports(Protocol::Udp) => {
+                self.peer(flow.destination, Protocol::Udp, flow.destination_port)
             }
-            Transport::Ports { protocol: Protocol::Tcp, source, destination, .. } => {
-                match tcp(self.packet, &flow.transport) {
-                    Some(tcp) => self.segment(
-                        &Connection {
-                            local: flow.source,
-                            remote: flow.destination,
-                            local_port: source,
-                            remote_port: destination,
-                        },
-                        tcp,
-                    ),
-                    None => Reason::HiddenTransport,
-                }
-            }
+            Transport::Ports(Protocol::Tcp) => match tcp(self.packet, flow) {
+                Some(tcp) => self.segment(flow, tcp),
+                None => Reason::HiddenTransport,
+            },
             Transport::Hidden => Reason::HiddenTransport,
             Transport::Fragment => {
                 let sender = self.sockets.sender();
@@ -154,7 +145,7 @@ impl<P: Packet, T: Tables, S: Sockets> Leaving<'_, P, T, S> {
                     self.peer_at_every_port(flow.destination)
                 }
             }
-            Transport::Other { protocol, at } => self.other(flow, protocol, at),
+            Transport::Other => self.other(flow),
         }
     }
 
@@ -173,11 +164,12 @@ impl<P: Packet, T: Tables, S: Sockets> Leaving<'_, P, T, S> {
     }
 
     #[inline(always)]
-    fn segment<A: Address>(&self, connection: &Connection<A>, tcp: Tcp) -> Reason {
-        let Connection { local, remote, local_port, remote_port } = *connection;
+    fn segment<A: Address>(&self, flow: &Flow<A>, tcp: Tcp) -> Reason {
+        let (local, local_port) = (flow.source, flow.source_port);
+        let (remote, remote_port) = (flow.destination, flow.destination_port);
         let sockets = self.sockets;
         // Bytes behind the packet's own end are data for whoever sees the frame.
-        let bare = tcp.bare && self.length <= tcp.end;
+        let bare = tcp.bare && self.length <= flow.end;
         let sender = sockets.sender();
         let is_senders = sender.local == local_port && sender.remote == remote_port;
         let lives = is_senders && is_live(sender.state);
@@ -210,7 +202,8 @@ impl<P: Packet, T: Tables, S: Sockets> Leaving<'_, P, T, S> {
             return if served { Reason::Served } else { Reason::NotPeer };
         }
         // What the kernel sends for a socket that is closed or not there yet, or forged.
-        let owned = match sockets.owner(connection) {
+        let connection = Connection { local, remote, local_port, remote_port };
+        let owned = match sockets.owner(&connection) {
             0 | state::SYN_SENT | state::CLOSE | state::LISTEN => false,
             state::TIME_WAIT | state::NEW_SYN_RECV => bare,
             _ => true,
@@ -225,14 +218,14 @@ impl<P: Packet, T: Tables, S: Sockets> Leaving<'_, P, T, S> {
     }
 
     #[inline(always)]
-    fn other<A: Address>(&self, flow: &Flow<A>, protocol: u8, at: u32) -> Reason {
-        if protocol != if A::IS_V4 { ICMP } else { ICMP6 } {
+    fn other<A: Address>(&self, flow: &Flow<A>) -> Reason {
+        if flow.protocol != if A::IS_V4 { ICMP } else { ICMP6 } {
             return Reason::NotPeer;
         }
         if flow.destination.is_held(self.entry.policy, self.tables) {
             return Reason::Peer;
         }
-        let at = forgotten(at, protocol.into());
+        let at = forgotten(flow.at, flow.protocol.into());
         if self.is_error(A::IS_V4, at) && self.answers(flow, at + 8) {
             return Reason::IcmpError;
         }
@@ -254,21 +247,16 @@ impl<P: Packet, T: Tables, S: Sockets> Leaving<'_, P, T, S> {
         if quoted.source != flow.destination || quoted.destination != flow.source {
             return false;
         }
-        match quoted.transport {
-            Transport::Ports { protocol: Protocol::Tcp, source, destination, .. } => {
-                let connection = Connection {
-                    local: quoted.destination,
-                    remote: quoted.source,
-                    local_port: destination,
-                    remote_port: source,
-                };
-                self.sockets.owner(&connection) != 0
-            }
-            Transport::Ports { protocol: Protocol::Udp, source, .. } => {
-                self.grants(quoted.source, Protocol::Udp, source)
-            }
-            Transport::Hidden | Transport::Fragment | Transport::Other { .. } => false,
+        if !quoted.is_tcp() {
+            return self.grants(quoted.source, Protocol::Udp, quoted.source_port);
         }
+        let connection = Connection {
+            local: quoted.destination,
+            remote: quoted.source,
+            local_port: quoted.destination_port,
+            remote_port: quoted.source_port,
+        };
+        self.sockets.owner(&connection) != 0
     }
 
     #[inline(always)]

@@ -16,9 +16,10 @@ use aya_ebpf::{
 };
 use program::Direct;
 use enforcer_ebpf::{
+    abi::Explained,
     parse::{Link, Packet as _},
     tables::{Tables as _, egress_entry},
-    verdict::Side,
+    verdict::{Reason, Side},
     watch::Watched,
 };
 
@@ -46,9 +47,10 @@ pub(crate) fn ingress_pod_ethernet(ctx: TcContext) -> i32 {
     if let Some(action) = may_not_leave(&ctx, Link::Ethernet) {
         return action;
     }
-    match common(&ctx, Side::Pod, Link::Ethernet) {
-        Some(action) => action,
-        None => full_pod_ethernet(ctx.as_ptr().cast()),
+    let skb = ctx.as_ptr().cast();
+    match common_pod_ethernet(skb) {
+        UNCLEAR => full_pod_ethernet(skb),
+        action => action,
     }
 }
 
@@ -58,9 +60,10 @@ pub(crate) fn ingress_pod_raw(ctx: TcContext) -> i32 {
     if let Some(action) = may_not_leave(&ctx, Link::Raw) {
         return action;
     }
-    match common(&ctx, Side::Pod, Link::Raw) {
-        Some(action) => action,
-        None => full_pod_raw(ctx.as_ptr().cast()),
+    let skb = ctx.as_ptr().cast();
+    match common_pod_raw(skb) {
+        UNCLEAR => full_pod_raw(skb),
+        action => action,
     }
 }
 
@@ -120,10 +123,16 @@ fn may_not_leave(ctx: &TcContext, link: Link) -> Option<i32> {
     let image = maps::CurrentImage::get()?;
     egress_entry(image.image(), tell::interface(ctx))?;
     let skb = ctx.as_ptr().cast();
-    let word = match link {
+    let mut word = match link {
         Link::Ethernet => leave_ethernet(skb),
         Link::Raw => leave_raw(skb),
     };
+    if Explained::from(word).reason == Reason::HiddenTransport as u32 {
+        word = match link {
+            Link::Ethernet => leave_full_ethernet(skb),
+            Link::Raw => leave_full_raw(skb),
+        };
+    }
     program::act_leaving(ctx, link, word, &image)
 }
 
@@ -139,15 +148,53 @@ fn leave_raw(ctx: *mut __sk_buff) -> u32 {
     leave(ctx, Link::Raw)
 }
 
+/// See [`full_uplink_ethernet`].
+#[inline(never)]
+fn leave_full_ethernet(ctx: *mut __sk_buff) -> u32 {
+    leave_full(ctx, Link::Ethernet)
+}
+
+/// See [`full_uplink_ethernet`].
+#[inline(never)]
+fn leave_full_raw(ctx: *mut __sk_buff) -> u32 {
+    leave_full(ctx, Link::Raw)
+}
+
+/// Nothing, which is no reason to drop, where it was gated a moment ago and is not any more.
 #[inline(always)]
 fn leave(ctx: *mut __sk_buff, link: Link) -> u32 {
     let ctx = TcContext::new(ctx);
     let Some(image) = maps::CurrentImage::get() else { return 0 };
     match egress_entry(image.image(), tell::interface(&ctx)) {
         Some(entry) => program::leave(&ctx, link, entry, &image),
-        // It was gated a moment ago, in another image.
         None => 0,
     }
+}
+
+#[inline(always)]
+fn leave_full(ctx: *mut __sk_buff, link: Link) -> u32 {
+    let ctx = TcContext::new(ctx);
+    let Some(image) = maps::CurrentImage::get() else { return 0 };
+    match egress_entry(image.image(), tell::interface(&ctx)) {
+        Some(entry) => program::leave_full(&ctx, link, entry, &image),
+        None => 0,
+    }
+}
+
+/// See [`common_pod_ethernet`]: no action has this number.
+const UNCLEAR: i32 = i32::MIN;
+
+/// A function of its own, so that its stack is not there any more when the ones after it run: all of
+/// them together may have 512 bytes.
+#[inline(never)]
+fn common_pod_ethernet(ctx: *mut __sk_buff) -> i32 {
+    common(&TcContext::new(ctx), Side::Pod, Link::Ethernet).unwrap_or(UNCLEAR)
+}
+
+/// See [`common_pod_ethernet`].
+#[inline(never)]
+fn common_pod_raw(ctx: *mut __sk_buff) -> i32 {
+    common(&TcContext::new(ctx), Side::Pod, Link::Raw).unwrap_or(UNCLEAR)
 }
 
 #[inline(always)]

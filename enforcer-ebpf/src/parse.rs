@@ -11,8 +11,10 @@ use crate::bpf::forgotten;
 
 /// Extension headers of an IPv6 packet that are followed.
 pub const MAX_EXTENSIONS: u32 = 8;
-/// VLAN tags inside the packet that are skipped (the outermost one is not in the packet at TC).
-pub const MAX_TAGS: u32 = 2;
+/// VLAN tags inside the packet that are skipped (the outermost one is not in the packet at TC). The
+/// kernel needs a device for each tag that names a network, and none for those that name none
+/// (priority tags): it takes off as many of these as there are.
+pub const MAX_TAGS: u32 = 8;
 
 /// Read access to a packet.
 pub trait Packet {
@@ -88,31 +90,16 @@ pub struct V6 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// The ports are known.
-    Ports {
-        /// The protocol.
-        protocol: Protocol,
-        /// The source port.
-        source: u16,
-        /// The destination port.
-        destination: u16,
-        /// Whether the fixed part of the header is in this packet: false only in a fragment.
-        whole: bool,
-        /// Where the transport header begins.
-        at: u32,
-        /// Where the packet ends by its own word, 0 if more of it comes in other fragments.
-        end: u32,
-    },
-    /// It lies behind more extension headers, or another route, than the program follows.
+    Ports(Protocol),
+    /// The ports are known, but the fixed part of the header is not whole: only in a fragment.
+    Short(Protocol),
+    /// It lies behind more extension headers, or another route, than the program follows, or where
+    /// the packet ends before.
     Hidden,
     /// It is in another fragment; only with [`Reach::Everything`].
     Fragment,
     /// Neither TCP nor UDP; only with [`Reach::Everything`].
-    Other {
-        /// IP protocol number.
-        protocol: u8,
-        /// Where its header begins.
-        at: u32,
-    },
+    Other,
 }
 
 /// Which packets are of interest.
@@ -137,22 +124,57 @@ pub enum Segment {
     Data,
 }
 
-/// A packet that has to be decided.
+/// A packet that has to be decided. What is not known is 0: the verifier refuses registers that only
+/// some variants of an enum would have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow<A> {
     /// Source address.
     pub source: A,
     /// Destination address.
     pub destination: A,
-    /// Transport header.
+    /// What is known of the transport header.
     pub transport: Transport,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The source port.
+    pub source_port: u16,
+    /// The destination port.
+    pub destination_port: u16,
+    /// Where the transport header begins.
+    pub at: u32,
+    /// Where the packet ends by its own word, 0 if more of it comes in other fragments.
+    pub end: u32,
 }
 
 impl<A> Flow<A> {
+    /// Of which nothing but addresses and the protocol is known.
+    #[inline(always)]
+    const fn of(source: A, destination: A, protocol: u8) -> Self {
+        let (transport, source_port, destination_port) = (Transport::Hidden, 0, 0);
+        let (at, end) = (0, 0);
+        Self { source, destination, transport, protocol, source_port, destination_port, at, end }
+    }
+
+    /// The same with ports.
+    #[inline(always)]
+    fn with_ports(self, transport: Transport, ports: &Ports, at: u32, end: u32) -> Self {
+        Self {
+            transport,
+            source_port: u16::from_be(ports.source),
+            destination_port: u16::from_be(ports.destination),
+            at,
+            end,
+            ..self
+        }
+    }
+
     /// Whether it is known to be TCP.
     #[inline(always)]
     pub(crate) const fn is_tcp(&self) -> bool {
-        matches!(self.transport, Transport::Ports { protocol: Protocol::Tcp, .. })
+        matches!(
+            self.transport,
+            Transport::Ports(Protocol::Tcp) | Transport::Short(Protocol::Tcp)
+        )
     }
 }
 
@@ -163,6 +185,8 @@ pub enum Parsed {
     Unjudged,
     /// This depth cannot tell: the headers lie deeper, or where the packet cannot be read.
     Unclear,
+    /// Behind more VLAN tags than are skipped: nothing can be said of it, not even whom it is for.
+    Buried,
     /// An IPv4 packet.
     V4(Flow<V4>),
     /// An IPv6 packet.
@@ -191,6 +215,8 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Bytes of both ports.
+const PORTS: u32 = 4;
 const TCP_HEADER: u32 = 20;
 /// Where a TCP header holds its length and its flags.
 const TCP_LENGTH_AND_FLAGS: u32 = 12;
@@ -250,13 +276,22 @@ struct Ports {
 pub fn parse<P: Packet>(packet: &P, link: Link, depth: Depth, reach: Reach) -> Parsed {
     match link {
         Link::Ethernet => ethernet(packet, depth, reach),
-        // Four bytes: the verifier learns nothing from a check for one.
-        Link::Raw => match packet.load::<[u8; 4]>(0) {
-            Some(first) if first[0] >> 4 == 4 => ipv4(packet, 0, depth, reach),
-            Some(first) if first[0] >> 4 == 6 => ipv6(packet, 0, depth, reach),
-            Some(_) => Parsed::Unjudged,
-            None => Parsed::Unclear,
+        // What looks like no client's packet may begin with the header that a tunnel took off.
+        Link::Raw => match (raw(packet, depth, reach), depth) {
+            (Parsed::Unjudged, Depth::Common) => Parsed::Unclear,
+            (parsed, Depth::Common | Depth::Full) => parsed,
         },
+    }
+}
+
+#[inline(always)]
+fn raw<P: Packet>(packet: &P, depth: Depth, reach: Reach) -> Parsed {
+    // Four bytes: the verifier learns nothing from a check for one.
+    match packet.load::<[u8; 4]>(0) {
+        Some(first) if first[0] >> 4 == 4 => ipv4(packet, 0, depth, reach),
+        Some(first) if first[0] >> 4 == 6 => ipv6(packet, 0, depth, reach),
+        Some(_) => Parsed::Unjudged,
+        None => Parsed::Unclear,
     }
 }
 
@@ -279,21 +314,24 @@ fn ethernet<P: Packet>(packet: &P, depth: Depth, reach: Reach) -> Parsed {
 /// Behind VLAN tags.
 #[inline(always)]
 fn tagged<P: Packet>(packet: &P, reach: Reach) -> Parsed {
-    let mut offset = ETHERTYPE_AT;
+    let (mut offset, mut ethertype) = (ETHERTYPE_AT, ETHERTYPE_VLAN);
     for _ in 0..MAX_TAGS {
+        if !matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_QINQ) {
+            break;
+        }
         offset += 4;
-        let Some(ethertype) = packet.load::<u16>(offset) else {
+        let Some(inner) = packet.load::<u16>(offset) else {
             return Parsed::Unclear;
         };
-        offset = forgotten(offset, ethertype);
-        match u16::from_be(ethertype) {
-            ETHERTYPE_IPV4 => return ipv4(packet, offset + 2, Depth::Full, reach),
-            ETHERTYPE_IPV6 => return ipv6(packet, offset + 2, Depth::Full, reach),
-            ETHERTYPE_VLAN | ETHERTYPE_QINQ => {}
-            _ => return Parsed::Unjudged,
-        }
+        offset = forgotten(offset, inner);
+        ethertype = u16::from_be(inner);
     }
-    Parsed::Unjudged
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4(packet, offset + 2, Depth::Full, reach),
+        ETHERTYPE_IPV6 => ipv6(packet, offset + 2, Depth::Full, reach),
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Parsed::Buried,
+        _ => Parsed::Unjudged,
+    }
 }
 
 #[inline(always)]
@@ -305,19 +343,17 @@ fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
     if protocol.is_none() && reach == Reach::Frontends {
         return Parsed::Unjudged;
     }
-    let flow = |transport| {
-        Parsed::V4(Flow {
-            source: V4(u32::from_be(header.source)),
-            destination: V4(u32::from_be(header.destination)),
-            transport,
-        })
-    };
+    let flow = Flow::of(
+        V4(u32::from_be(header.source)),
+        V4(u32::from_be(header.destination)),
+        header.protocol,
+    );
     if depth == Depth::Common {
         let plain = header.version_ihl == PLAIN_IPV4 && header.fragment & FRAGMENTED.to_be() == 0;
         let end = at + u32::from(u16::from_be(header.total_length));
         return match (packet.load::<Ports>(at + 20), protocol) {
             (Some(ports), Some(protocol)) if plain => {
-                flow(transport(protocol, &ports, true, at + 20, end))
+                Parsed::V4(flow.with_ports(Transport::Ports(protocol), &ports, at + 20, end))
             }
             _ => Parsed::Unclear,
         };
@@ -330,11 +366,11 @@ fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
     if fragment & FRAGMENT_OFFSET != 0 {
         return match reach {
             Reach::Frontends => Parsed::Unjudged,
-            Reach::Everything => flow(Transport::Fragment),
+            Reach::Everything => Parsed::V4(Flow { transport: Transport::Fragment, ..flow }),
         };
     }
     let Some(protocol) = protocol else {
-        return flow(Transport::Other { protocol: header.protocol, at: at + length });
+        return Parsed::V4(Flow { transport: Transport::Other, at: at + length, ..flow });
     };
     let Some(ports) = packet.load::<Ports>(at + length) else {
         return Parsed::Unclear;
@@ -343,7 +379,8 @@ fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
     let in_fragment = fragment & MORE_FRAGMENTS != 0;
     let whole = !in_fragment || holds_header(protocol, total.saturating_sub(length));
     let end = if in_fragment { 0 } else { at + total };
-    flow(transport(protocol, &ports, whole, at + length, end))
+    let transport = if whole { Transport::Ports(protocol) } else { Transport::Short(protocol) };
+    Parsed::V4(flow.with_ports(transport, &ports, at + length, end))
 }
 
 #[inline(always)]
@@ -354,13 +391,11 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
     if u32::from_be(header.version_class_label) >> 28 != 6 {
         return Parsed::Unjudged;
     }
-    let flow = |transport| {
-        Parsed::V6(Flow {
-            source: address6(header.source),
-            destination: address6(header.destination),
-            transport,
-        })
-    };
+    let flow = Flow::of(
+        address6(header.source),
+        address6(header.destination),
+        header.next,
+    );
     let end = at + 40 + u32::from(u16::from_be(header.payload_length));
     let (mut offset, mut next, mut in_fragment) = (at + 40, header.next, false);
     for _ in 0..MAX_EXTENSIONS {
@@ -370,8 +405,9 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
         if depth == Depth::Common {
             return Parsed::Unclear;
         }
+        // The rest may come in another fragment: only since Linux 5.11 such a first one is dropped.
         let Some(extension) = packet.load::<Extension>(offset) else {
-            return Parsed::Unclear;
+            return Parsed::V6(flow);
         };
         match next {
             FRAGMENT => {
@@ -379,7 +415,7 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
                 if fragment & 0xfff8 != 0 {
                     return match reach {
                         Reach::Frontends => Parsed::Unjudged,
-                        Reach::Everything => flow(Transport::Fragment),
+                        Reach::Everything => Parsed::V6(Flow { transport: Transport::Fragment, ..flow }),
                     };
                 }
                 in_fragment |= fragment & 1 != 0;
@@ -387,7 +423,7 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
             }
             AUTHENTICATION => offset += (u32::from(extension.length) + 2) * 4,
             // Segments left: the kernel takes another destination from the header.
-            ROUTING if extension.detail[1] != 0 => return flow(Transport::Hidden),
+            ROUTING if extension.detail[1] != 0 => return Parsed::V6(flow),
             _ => offset += (u32::from(extension.length) + 1) * 8,
         }
         next = extension.next;
@@ -397,33 +433,34 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS => {
-            return flow(Transport::Hidden);
+            return Parsed::V6(flow);
         }
         protocol => {
             return match reach {
                 Reach::Frontends => Parsed::Unjudged,
-                Reach::Everything => flow(Transport::Other { protocol, at: offset }),
+                Reach::Everything => Parsed::V6(Flow {
+                    transport: Transport::Other,
+                    protocol,
+                    at: offset,
+                    ..flow
+                }),
             };
         }
     };
-    let Some(ports) = packet.load::<Ports>(offset) else {
-        return Parsed::Unclear;
+    let ports = match (packet.load::<Ports>(offset), depth) {
+        (Some(ports), Depth::Common | Depth::Full) => ports,
+        (None, Depth::Common) => return Parsed::Unclear,
+        (None, Depth::Full) => return Parsed::V6(flow),
     };
+    // What lies behind the end of a fragment is no part of the datagram.
+    if in_fragment && offset + PORTS > end {
+        return Parsed::V6(flow);
+    }
     let whole = !in_fragment || holds_header(protocol, end.saturating_sub(offset));
     let end = if in_fragment { 0 } else { end };
-    flow(transport(protocol, &ports, whole, offset, end))
-}
-
-#[inline(always)]
-fn transport(protocol: Protocol, ports: &Ports, whole: bool, at: u32, end: u32) -> Transport {
-    Transport::Ports {
-        protocol,
-        source: u16::from_be(ports.source),
-        destination: u16::from_be(ports.destination),
-        whole,
-        at,
-        end,
-    }
+    let flow = Flow { protocol: next, ..flow };
+    let transport = if whole { Transport::Ports(protocol) } else { Transport::Short(protocol) };
+    Parsed::V6(flow.with_ports(transport, &ports, offset, end))
 }
 
 /// What a TCP header says of its segment.
@@ -433,26 +470,24 @@ pub struct Tcp {
     pub flags: u8,
     /// Whether it is known to carry no data.
     pub bare: bool,
-    /// Where the packet ends by its own word, as in [`Transport::Ports`].
-    pub end: u32,
 }
 
 /// The TCP header of a packet; `None` for another protocol and where it cannot be read.
 #[inline(always)]
-pub fn tcp<P: Packet>(packet: &P, transport: &Transport) -> Option<Tcp> {
-    let Transport::Ports { protocol: Protocol::Tcp, source, at, end, .. } = *transport else {
+pub fn tcp<P: Packet, A>(packet: &P, flow: &Flow<A>) -> Option<Tcp> {
+    if !flow.is_tcp() {
         return None;
-    };
-    let at = forgotten(at, source);
+    }
+    let at = forgotten(flow.at, flow.source_port);
     let [length, flags] = packet.load::<[u8; 2]>(at + TCP_LENGTH_AND_FLAGS)?;
     let length = u32::from(length >> 4) * 4;
-    Some(Tcp { flags, bare: length >= TCP_HEADER && at + length == end, end })
+    Some(Tcp { flags, bare: length >= TCP_HEADER && at + length == flow.end })
 }
 
 /// What the packet does in its connection; what cannot be told counts as data.
 #[inline(always)]
-pub fn segment<P: Packet>(packet: &P, transport: &Transport) -> Segment {
-    let Some(Tcp { flags, bare, end: _ }) = tcp(packet, transport) else {
+pub fn segment<P: Packet, A>(packet: &P, flow: &Flow<A>) -> Segment {
+    let Some(Tcp { flags, bare }) = tcp(packet, flow) else {
         return Segment::Data;
     };
     let opens = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
@@ -481,11 +516,10 @@ pub fn quoted4<P: Packet>(packet: &P, at: u32) -> Option<Flow<V4>> {
         return None;
     }
     let ports = packet.load::<Ports>(at + 20)?;
-    Some(Flow {
-        source: V4(u32::from_be(header.source)),
-        destination: V4(u32::from_be(header.destination)),
-        transport: transport(Protocol::of(header.protocol)?, &ports, true, at + 20, 0),
-    })
+    let protocol = Protocol::of(header.protocol)?;
+    let flow =
+        Flow::of(V4(u32::from_be(header.source)), V4(u32::from_be(header.destination)), protocol.number());
+    Some(flow.with_ports(Transport::Ports(protocol), &ports, at + 20, 0))
 }
 
 /// The IPv6 packet that an ICMPv6 error quotes at this place, as far as it has no extension headers.
@@ -493,11 +527,10 @@ pub fn quoted4<P: Packet>(packet: &P, at: u32) -> Option<Flow<V4>> {
 pub fn quoted6<P: Packet>(packet: &P, at: u32) -> Option<Flow<V6>> {
     let header = packet.load::<Ipv6Header>(at)?;
     let ports = packet.load::<Ports>(at + 40)?;
-    Some(Flow {
-        source: address6(header.source),
-        destination: address6(header.destination),
-        transport: transport(Protocol::of(header.next)?, &ports, true, at + 40, 0),
-    })
+    let protocol = Protocol::of(header.next)?;
+    let flow =
+        Flow::of(address6(header.source), address6(header.destination), protocol.number());
+    Some(flow.with_ports(Transport::Ports(protocol), &ports, at + 40, 0))
 }
 
 /// Whether this many bytes hold the fixed part of the transport header.

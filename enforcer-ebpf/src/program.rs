@@ -1,8 +1,10 @@
 //! BPF only: a packet of a TC hook through its judge, and the one place where a verdict acts.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::bpf_skb_pull_data,
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_hdr_start_off::BPF_HDR_START_NET},
+    helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative},
     programs::TcContext,
 };
 use enforcer_ebpf::{
@@ -22,12 +24,6 @@ use crate::{
     tell::{self, Direction},
 };
 
-/// Bytes made readable when the headers lie outside the linear part of a packet: link header, IPv6
-/// header and the usual extension headers.
-const READABLE: u32 = 256;
-/// Ethernet, IPv4 and TCP headers: with less than that in the linear part, more is made readable.
-const LINEAR: usize = 54;
-
 /// Judges the packet of this context at the common depth and acts; `None` if that cannot tell.
 #[inline(always)]
 pub(crate) fn common<T: Tables>(
@@ -42,13 +38,18 @@ pub(crate) fn common<T: Tables>(
     }
 }
 
-/// The same in full, with the headers made readable first.
+/// The same in full, wherever in the packet the headers lie.
 #[inline(always)]
 pub(crate) fn full<T: Tables>(ctx: &TcContext, side: Side, link: Link, tables: &T) -> i32 {
-    make_readable(ctx);
-    match judge(&Direct::of(ctx), side, link, Depth::Full, tables) {
+    let packet = Copied { ctx, from: Start::Data };
+    let mut judgement = judge(&packet, side, link, Depth::Full, tables);
+    if matches!(link, Link::Raw) && !judgement.is_guarded() {
+        let packet = Copied { ctx, from: Start::Network };
+        judgement = judge(&packet, side, link, Depth::Full, tables);
+    }
+    match judgement {
         Judgement::Final(verdict) => act(ctx, Decided::of(verdict), link, Direction::In, tables),
-        // What is unclear when all of it is readable is dropped by the kernel's input.
+        // What is unclear where all of it can be read is dropped by the kernel's input.
         Judgement::Unclear => TC_ACT_UNSPEC,
     }
 }
@@ -56,14 +57,23 @@ pub(crate) fn full<T: Tables>(ctx: &TcContext, side: Side, link: Link, tables: &
 /// Judges a packet that a gated pod sends. A function of its own has only a word to return.
 #[inline(always)]
 pub(crate) fn leave<T: Tables>(ctx: &TcContext, link: Link, entry: &EgressEntry, tables: &T) -> u32 {
-    // The kernel keeps headers of what it makes itself together; to pull more would copy payload.
-    if ctx.data() + LINEAR > ctx.data_end() {
-        make_readable(ctx);
-    }
     let sockets = PodSockets { ctx, entry };
     let verdict = judge_leaving(&Direct::of(ctx), link, ctx.len(), entry, tables, &sockets);
-    let Decided { reason, drops, .. } = Decided::of(verdict);
-    explained(reason, drops, false, verdict.policy)
+    Decided::of(verdict).explained(false, verdict.policy)
+}
+
+/// The same, wherever in the packet the headers lie.
+#[inline(always)]
+pub(crate) fn leave_full<T: Tables>(
+    ctx: &TcContext,
+    link: Link,
+    entry: &EgressEntry,
+    tables: &T,
+) -> u32 {
+    let (sockets, from) = (PodSockets { ctx, entry }, Start::Data);
+    let packet = Copied { ctx, from };
+    let verdict = judge_leaving(&packet, link, ctx.len(), entry, tables, &sockets);
+    Decided::of(verdict).explained(false, verdict.policy)
 }
 
 /// Acts on what [`leave`] said; `None` if the packet passes.
@@ -87,7 +97,8 @@ pub(crate) fn act_leaving<T: Tables>(
 /// Says what would be done with a packet, and does nothing.
 #[inline(always)]
 pub(crate) fn explain<T: Tables>(ctx: &TcContext, side: Side, tables: &T) -> i32 {
-    say(judge(&Direct::of(ctx), side, Link::Ethernet, Depth::Full, tables), tables)
+    let packet = Copied { ctx, from: Start::Data };
+    say(judge(&packet, side, Link::Ethernet, Depth::Full, tables), tables)
 }
 
 /// The same for a packet that a gated pod sends.
@@ -103,9 +114,9 @@ pub(crate) fn explain_leaving<T: Tables>(ctx: &TcContext, entry: &EgressEntry, t
 fn say<T: Tables>(judgement: Judgement, tables: &T) -> i32 {
     match judgement {
         Judgement::Final(verdict) => {
-            let Decided { reason, drops, audits, .. } = Decided::of(verdict);
-            let audited = is_audited(audits, tables);
-            explained(reason, drops, audited, verdict.policy).cast_signed()
+            let decided = Decided::of(verdict);
+            let audited = is_audited(decided.audits, tables);
+            decided.explained(audited, verdict.policy).cast_signed()
         }
         Judgement::Unclear => explained(Reason::Unguarded as u32, false, false, 0).cast_signed(),
     }
@@ -118,19 +129,12 @@ pub(crate) fn watch_common<T: Tables>(ctx: &TcContext, link: Link, tables: &T) -
     watch(&Direct::of(ctx), link, Depth::Common, tables, maps::remember)
 }
 
-/// The same in full, with the headers made readable first.
+/// The same in full, wherever in the packet the headers lie.
 #[inline(always)]
 pub(crate) fn watch_full<T: Tables>(ctx: &TcContext, link: Link, tables: &T) {
-    make_readable(ctx);
-    // What is unclear when all of it is readable opens nothing.
-    let _ = watch(&Direct::of(ctx), link, Depth::Full, tables, maps::remember);
-}
-
-/// Makes the headers of a packet readable, wherever its bytes lie.
-#[inline(always)]
-pub(crate) fn make_readable(ctx: &TcContext) {
-    // SAFETY: the context is the one of this call.
-    unsafe { bpf_skb_pull_data(ctx.skb.skb, READABLE.min(ctx.len())) };
+    // What is unclear where all of it can be read opens nothing.
+    let from = Start::Data;
+    let _ = watch(&Copied { ctx, from }, link, Depth::Full, tables, maps::remember);
 }
 
 /// A verdict in words, so that the verifier does not walk on once for every reason.
@@ -155,6 +159,11 @@ impl Decided {
             Action::Drop => true,
         };
         Self { reason: reason as u32, drops, cluster, audits }
+    }
+
+    #[inline(always)]
+    fn explained(self, audited: bool, policy: u32) -> u32 {
+        explained(self.reason, self.drops, audited, policy)
     }
 }
 
@@ -219,5 +228,43 @@ impl Packet for Direct {
         // SAFETY: inside the packet, checked above; every bit pattern is a `T`. The kernel aligns
         // network headers as it needs (NET_IP_ALIGN).
         Some(unsafe { core::ptr::read(at as *const T) })
+    }
+}
+
+/// Where offsets count from.
+#[derive(Clone, Copy)]
+enum Start {
+    /// Where the hook sees the packet begin.
+    Data,
+    /// At the network header as the kernel has found it. Some tunnel devices show the header that
+    /// they took off before it: GRE without a peer, and before Linux 5.14 all of IP in IP.
+    Network,
+}
+
+/// Reads by copying, which reaches what lies outside the linear part too, and cannot fail for want of
+/// memory.
+struct Copied<'a> {
+    ctx: &'a TcContext,
+    from: Start,
+}
+
+impl Packet for Copied<'_> {
+    #[inline(always)]
+    fn load<T: FromBytes + Immutable>(&self, offset: u32) -> Option<T> {
+        let (skb, bytes) = (self.ctx.skb.skb.cast(), size_of::<T>() as u32);
+        let mut value = MaybeUninit::<T>::uninit();
+        let to = value.as_mut_ptr().cast();
+        // SAFETY: the context is the one of this call; the helper writes exactly the bytes of a `T`.
+        let result = unsafe {
+            match self.from {
+                Start::Data => bpf_skb_load_bytes(skb, offset, to, bytes),
+                Start::Network => {
+                    let start = BPF_HDR_START_NET;
+                    bpf_skb_load_bytes_relative(skb, offset, to, bytes, start)
+                }
+            }
+        };
+        // SAFETY: written above; every bit pattern is a `T`.
+        (result == 0).then(|| unsafe { value.assume_init() })
     }
 }

@@ -14,6 +14,9 @@ use crate::{
     bpf::{hidden_constant, sign},
 };
 
+/// First byte of 127.0.0.0/8.
+const LOOPBACK4: u32 = 127;
+
 /// What `decide` asks. Membership is behind two of these methods, so that another structure can
 /// stand in its place.
 pub trait Tables {
@@ -69,10 +72,11 @@ pub fn node_port_policy(image: &Image, protocol: u32, port: u32) -> u32 {
     u32::from(*image.at::<u16>(NODE_PORTS_AT + (protocol << 16 | port)))
 }
 
-/// Whether a node of the seed has this address, this one or another.
+/// Whether a node of the seed has this address, this one or another. All of 127.0.0.0/8 are this
+/// node's: destination NAT takes packets to them from the wire before the kernel finds them odd.
 #[inline(always)]
 pub fn is_node4(image: &Image, address: u32) -> bool {
-    find4::<NODE_VALUE_BITS>(image, NODE4, u64::from(address)) != 0
+    address >> 24 == LOOPBACK4 || find4::<NODE_VALUE_BITS>(image, NODE4, u64::from(address)) != 0
 }
 
 /// The same for IPv6.

@@ -112,7 +112,7 @@ fn write_event(ctx: &TcContext, link: Link, detail: u64, cluster: u32) {
     match parse(&Direct::of(ctx), link, Depth::Full, Reach::Everything) {
         Parsed::V4(flow) => describe(event, &flow),
         Parsed::V6(flow) => describe(event, &flow),
-        Parsed::Unjudged | Parsed::Unclear => {}
+        Parsed::Unjudged | Parsed::Unclear | Parsed::Buried => {}
     }
     entry.submit(0);
 }
@@ -121,14 +121,8 @@ fn write_event(ctx: &TcContext, link: Link, detail: u64, cluster: u32) {
 fn describe<A: Address>(event: &mut DropEvent, flow: &Flow<A>) {
     event.source = flow.source.mapped();
     event.destination = flow.destination.mapped();
-    match flow.transport {
-        Transport::Ports { protocol, source, destination, .. } => {
-            event.ports = u32::from(source) << 16 | u32::from(destination);
-            event.protocol = protocol.number().into();
-        }
-        Transport::Other { protocol, .. } => event.protocol = protocol.into(),
-        Transport::Hidden | Transport::Fragment => {}
-    }
+    event.ports = u32::from(flow.source_port) << 16 | u32::from(flow.destination_port);
+    event.protocol = flow.protocol.into();
 }
 
 #[inline(always)]
@@ -138,18 +132,17 @@ fn write_recent(ctx: &TcContext, link: Link, cluster: u32) {
     match parse(&Direct::of(ctx), link, Depth::Full, Reach::Frontends) {
         Parsed::V4(flow) => maps::note(&recent(&flow, cluster), time),
         Parsed::V6(flow) => maps::note(&recent(&flow, cluster), time),
-        Parsed::Unjudged | Parsed::Unclear => {}
+        Parsed::Unjudged | Parsed::Unclear | Parsed::Buried => {}
     }
 }
 
 #[inline(always)]
 fn recent<A: Address>(flow: &Flow<A>, cluster: u32) -> Recent {
-    let port = match flow.transport {
-        Transport::Ports { protocol, destination, .. } => {
-            (protocol as u32) << 16 | u32::from(destination)
-        }
-        Transport::Hidden | Transport::Fragment | Transport::Other { .. } => 0,
+    let protocol = match flow.transport {
+        Transport::Ports(protocol) | Transport::Short(protocol) => protocol as u32,
+        Transport::Hidden | Transport::Fragment | Transport::Other => 0,
     };
+    let port = protocol << 16 | u32::from(flow.destination_port);
     Recent { source: flow.source.mapped(), cluster, port }
 }
 

@@ -26,7 +26,8 @@ pub enum Reason {
     ProbeData = 8,
     /// A first fragment that does not hold the transport header.
     ShortFragment = 9,
-    /// The transport header of a packet to a guarded address, or of a gated pod, cannot be found.
+    /// The transport header of a packet to a guarded address, or of a gated pod, cannot be found, or its
+    /// addresses cannot.
     HiddenTransport = 10,
     /// A gated pod's packet to somebody whom its policy names.
     Peer = 11,
@@ -185,4 +186,16 @@ pub enum Judgement {
     Final(Verdict),
     /// This depth cannot tell, see [`Parsed::Unclear`].
     Unclear,
+}
+
+impl Judgement {
+    /// Whether it concerns a frontend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_guarded(self) -> bool {
+        match self {
+            Self::Final(Verdict { reason, .. }) => reason as u32 != Reason::Unguarded as u32,
+            Self::Unclear => false,
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use crate::{
     abi::Opened,
     address::Address,
-    parse::{Depth, Flow, Link, Packet, Parsed, Protocol, Reach, Segment, Transport, parse, segment},
+    parse::{Depth, Flow, Link, Packet, Parsed, Protocol, Reach, Segment, parse, segment},
     tables::{self, Tables},
 };
 
@@ -22,7 +22,7 @@ pub fn watch<P: Packet, T: Tables>(
     remember: impl FnOnce(&Opened),
 ) -> Watched {
     match parse(packet, link, depth, Reach::Frontends) {
-        Parsed::Unjudged => {}
+        Parsed::Unjudged | Parsed::Buried => {}
         Parsed::Unclear => return Watched::Unclear,
         Parsed::V4(flow) => watch_flow(packet, &flow, tables, remember),
         Parsed::V6(flow) => watch_flow(packet, &flow, tables, remember),
@@ -46,16 +46,15 @@ fn watch_flow<P: Packet, A: Address, T: Tables>(
     tables: &T,
     remember: impl FnOnce(&Opened),
 ) {
-    let Transport::Ports { protocol: Protocol::Tcp, source: port, destination, .. } =
-        flow.transport
-    else {
+    if !flow.is_tcp() {
         return;
-    };
+    }
+    let port = flow.source_port;
     let image = tables.image();
     if !tables::port_is_guarded(image, Protocol::Tcp as u32, u32::from(port)) {
         return;
     }
-    match segment(packet, &flow.transport) {
+    match segment(packet, flow) {
         Segment::Open | Segment::OpenData => {}
         Segment::Bare | Segment::Data => return,
     }
@@ -63,7 +62,7 @@ fn watch_flow<P: Packet, A: Address, T: Tables>(
         remember(&Opened {
             remote: flow.destination.mapped(),
             local: flow.source.mapped(),
-            ports: u32::from(destination) << 16 | u32::from(port),
+            ports: u32::from(flow.destination_port) << 16 | u32::from(port),
             reserved: 0,
         });
     }

@@ -103,9 +103,59 @@ fn vlan_tags_inside_the_packet_are_skipped() {
         judges.expect_bytes(Reason::NotListed, LinkLayer::Ethernet, &one);
         let two = bytes_at(LinkLayer::Ethernet, &packet.clone().vlan(5).vlan(6));
         judges.expect_bytes(Reason::NotListed, LinkLayer::Ethernet, &two);
-        let three = bytes_at(LinkLayer::Ethernet, &packet.vlan(5).vlan(6).vlan(7));
-        judges.expect_bytes(Reason::Unguarded, LinkLayer::Ethernet, &three);
+        // The kernel takes off as many priority tags as there are.
+        let mut packet = packet;
+        for tags in 1..=12 {
+            packet = packet.vlan(0);
+            let reason = if tags > 8 { Reason::HiddenTransport } else { Reason::NotListed };
+            let bytes = bytes_at(LinkLayer::Ethernet, &packet);
+            judges.expect_bytes(reason, LinkLayer::Ethernet, &bytes);
+        }
     }
+}
+
+#[test]
+fn what_is_behind_too_many_tags_is_dropped_and_what_can_be_read_behind_them_passes() {
+    let mut judges = Judges::new();
+    let mut elsewhere = Packet::tcp(at("198.51.100.9:40000"), at("192.0.2.99:30000"));
+    for _ in 0..8 {
+        elsewhere = elsewhere.vlan(0);
+        let bytes = bytes_at(LinkLayer::Ethernet, &elsewhere);
+        judges.expect_bytes(Reason::Unguarded, LinkLayer::Ethernet, &bytes);
+    }
+    let bytes = bytes_at(LinkLayer::Ethernet, &elsewhere.vlan(0));
+    judges.expect_bytes(Reason::HiddenTransport, LinkLayer::Ethernet, &bytes);
+}
+
+#[test]
+fn loopback_addresses_from_the_wire_are_addresses_of_the_node() {
+    let mut judges = Judges::new();
+    for to in ["127.0.0.1:30000", "127.255.255.254:30000"] {
+        judges.expect(Reason::NotListed, &Packet::tcp(at("198.51.100.9:40000"), at(to)));
+        judges.expect(Reason::Listed, &Packet::tcp(at("203.0.113.9:40000"), at(to)));
+    }
+    judges.expect(Reason::Unguarded, &Packet::tcp(at("198.51.100.9:1"), at("127.0.0.1:22")));
+    judges.expect(Reason::Unguarded, &Packet::tcp(at("198.51.100.9:1"), at("126.0.0.1:30000")));
+}
+
+#[test]
+fn a_first_fragment_whose_ports_come_in_the_next_is_dropped() {
+    let mut judges = Judges::new();
+    let [source, node] = ["2001:db8:5::9", "2001:db8:f::10"].map(|text| text.parse().unwrap());
+    // Fragment header, then options that name TCP as what follows, and the fragment ends.
+    let chain = |node| {
+        let first = [protocol::DESTINATION, 0, 0, 1, 0, 0, 0, 7];
+        let options = [protocol::TCP, 0, 1, 4, 0, 0, 0, 0];
+        Packet::raw(source, node, protocol::FRAGMENT).payload([first, options].concat())
+    };
+    let short = bytes_at(LinkLayer::Ethernet, &chain(node));
+    judges.expect_bytes(Reason::HiddenTransport, LinkLayer::Ethernet, &short);
+    // What follows the end of a packet is padding, also where it looks like ports.
+    let padding = [[0x9c, 0x40, 0, 22].to_vec(), vec![0; 36]].concat();
+    let padded = [short, padding].concat();
+    judges.expect_bytes(Reason::HiddenTransport, LinkLayer::Ethernet, &padded);
+    let elsewhere = bytes_at(LinkLayer::Ethernet, &chain("2001:db8:f::99".parse().unwrap()));
+    judges.expect_bytes(Reason::Unguarded, LinkLayer::Ethernet, &elsewhere);
 }
 
 #[test]
@@ -193,7 +243,11 @@ fn truncated_packets_never_reach_a_listener_and_never_stop_the_program() {
         let least = if whole.len() > 60 { 14 + 40 } else { 14 + 20 };
         for length in least..whole.len() {
             // From the ports on there is enough to judge.
-            let reason = if length < least + 4 { Reason::Unguarded } else { Reason::NotListed };
+            let reason = match (length < least + 4, least) {
+                (false, _) => Reason::NotListed,
+                (true, 34) => Reason::Unguarded,
+                (true, _) => Reason::HiddenTransport,
+            };
             judges.expect_bytes(reason, LinkLayer::Ethernet, &whole[..length]);
         }
     }

@@ -58,6 +58,14 @@ pub struct Rules {
     pub revision: Revision,
 }
 
+impl Rules {
+    /// Whether nodePorts are reached at an address.
+    #[must_use]
+    pub fn is_of_a_node(&self, address: IpAddr) -> bool {
+        sources::is_of_a_node(&self.node_addresses, address)
+    }
+}
+
 /// What a packet names when it is sent to a frontend.
 pub type FrontendKey = (Protocol, FrontendAddress);
 

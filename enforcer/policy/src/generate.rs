@@ -108,6 +108,9 @@ fn place() -> impl Strategy<Value = IpAddr> {
             "2001:db8:f::10",
             "2001:db8:f::11",
             "2001:db8:f:1::5",
+            "127.0.0.1",
+            "127.8.8.8",
+            "::1",
         ]
         .iter()
         .filter_map(|text| text.parse().ok())

@@ -237,9 +237,19 @@ fn is_named(snapshot: &Snapshot, frontend: &Frontend, packet: &Packet) -> bool {
 /// there with this node's address, so that it is told here who they are.
 fn is_of_a_node(snapshot: &Snapshot, address: IpAddr) -> bool {
     let Snapshot { nodes, this_node, .. } = snapshot;
-    this_node.addresses.contains(&address)
+    is_loopback(address)
+        || this_node.addresses.contains(&address)
         || this_node.tunnel_peers.contains(&address)
         || nodes.values().any(|node| node.addresses.contains(&address))
+}
+
+/// Of the node, though on no interface to the outside: destination NAT does not ask where a packet
+/// came in. The kernel itself refuses ::1.
+fn is_loopback(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback(),
+        IpAddr::V6(_) => false,
+    }
 }
 
 /// The lists of a cluster that count at one of its frontends, whether they hold anything or not.

@@ -61,7 +61,7 @@ fn verdict(rules: &Rules, packet: &Packet) -> &'static str {
 fn guarded(rules: &Rules, packet: &Packet) -> Option<usize> {
     let Packet { destination: address, protocol, port, .. } = *packet;
     let find = |at| rules.frontends.get(&(protocol, at) as &FrontendKey).copied();
-    let node = || rules.node_addresses.contains(&address).then_some(());
+    let node = || rules.is_of_a_node(address).then_some(());
     find(FrontendAddress::Address { address, port })
         .or_else(|| node().and_then(|()| find(FrontendAddress::Node { port })))
 }

@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::FrontendKey;
+use super::{FrontendKey, sources};
 use crate::{
     model::{Cluster, ClusterId, Frontend, FrontendAddress, Snapshot},
     problem::{Problem, ProblemKind},
@@ -54,7 +54,7 @@ pub(super) fn claims<'a>(
         .keys()
         .filter_map(|key| match *key {
             (protocol, FrontendAddress::Address { address, port })
-                if node_addresses.contains(&address) =>
+                if sources::is_of_a_node(node_addresses, address) =>
             {
                 let node_port = claims.get(&(protocol, FrontendAddress::Node { port }))?;
                 Some((*key, node_port.clone()))

@@ -22,6 +22,16 @@ pub(super) fn node_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     this_node.addresses.iter().chain(of_others).copied().collect()
 }
 
+/// Whether nodePorts are reached at an address. The data path takes all of 127.0.0.0/8 for this
+/// node's without being told.
+pub(super) fn is_of_a_node(node_addresses: &BTreeSet<IpAddr>, address: IpAddr) -> bool {
+    let is_loopback = match address {
+        IpAddr::V4(address) => address.is_loopback(),
+        IpAddr::V6(_) => false,
+    };
+    is_loopback || node_addresses.contains(&address)
+}
+
 /// Sources outside any cluster's list.
 pub(super) fn exempt(snapshot: &Snapshot) -> Exempt {
     let Snapshot { options, nodes, this_node, shared_proxy_pods, .. } = snapshot;
