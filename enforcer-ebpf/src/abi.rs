@@ -363,15 +363,14 @@ pub struct Policy {
 
 impl Policy {
     /// Admits nobody.
-    pub const EMPTY: Self =
-        Self {
-            counter: 0,
-            own_pods: 0,
-            flags: 0,
-            v4: List32::EMPTY,
-            v6_partial_at: 0,
-            v6: List64::EMPTY,
-        };
+    pub const EMPTY: Self = Self {
+        counter: 0,
+        own_pods: 0,
+        flags: 0,
+        v4: List32::EMPTY,
+        v6_partial_at: 0,
+        v6: List64::EMPTY,
+    };
 }
 
 /// Set where what the policy denies passes all the same.

@@ -12,9 +12,7 @@ use crate::{
         POLICY_TRUSTED, Policy,
     },
     address::Address,
-    parse::{
-        Depth, Flow, Link, Packet, Parsed, Reach, Segment, Transport, parse, segment,
-    },
+    parse::{Depth, Flow, Link, Packet, Parsed, Reach, Segment, Transport, parse, segment},
     tables::{self, Tables},
     verdict::{Judgement, Reason, Side, Verdict},
 };

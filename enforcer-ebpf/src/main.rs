@@ -14,7 +14,6 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use program::Direct;
 use enforcer_ebpf::{
     abi::Explained,
     parse::{Link, Packet as _},
@@ -22,6 +21,7 @@ use enforcer_ebpf::{
     verdict::{Reason, Side},
     watch::Watched,
 };
+use program::Direct;
 
 /// What comes in on an uplink or tunnel with an Ethernet header.
 #[classifier]

@@ -171,10 +171,7 @@ impl<A> Flow<A> {
     /// Whether it is known to be TCP.
     #[inline(always)]
     pub(crate) const fn is_tcp(&self) -> bool {
-        matches!(
-            self.transport,
-            Transport::Ports(Protocol::Tcp) | Transport::Short(Protocol::Tcp)
-        )
+        matches!(self.transport, Transport::Ports(Protocol::Tcp) | Transport::Short(Protocol::Tcp))
     }
 }
 
@@ -391,11 +388,7 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
     if u32::from_be(header.version_class_label) >> 28 != 6 {
         return Parsed::Unjudged;
     }
-    let flow = Flow::of(
-        address6(header.source),
-        address6(header.destination),
-        header.next,
-    );
+    let flow = Flow::of(address6(header.source), address6(header.destination), header.next);
     let end = at + 40 + u32::from(u16::from_be(header.payload_length));
     let (mut offset, mut next, mut in_fragment) = (at + 40, header.next, false);
     for _ in 0..MAX_EXTENSIONS {
@@ -415,7 +408,9 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
                 if fragment & 0xfff8 != 0 {
                     return match reach {
                         Reach::Frontends => Parsed::Unjudged,
-                        Reach::Everything => Parsed::V6(Flow { transport: Transport::Fragment, ..flow }),
+                        Reach::Everything => {
+                            Parsed::V6(Flow { transport: Transport::Fragment, ..flow })
+                        }
                     };
                 }
                 in_fragment |= fragment & 1 != 0;
@@ -438,12 +433,9 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
         protocol => {
             return match reach {
                 Reach::Frontends => Parsed::Unjudged,
-                Reach::Everything => Parsed::V6(Flow {
-                    transport: Transport::Other,
-                    protocol,
-                    at: offset,
-                    ..flow
-                }),
+                Reach::Everything => {
+                    Parsed::V6(Flow { transport: Transport::Other, protocol, at: offset, ..flow })
+                }
             };
         }
     };
@@ -517,8 +509,11 @@ pub fn quoted4<P: Packet>(packet: &P, at: u32) -> Option<Flow<V4>> {
     }
     let ports = packet.load::<Ports>(at + 20)?;
     let protocol = Protocol::of(header.protocol)?;
-    let flow =
-        Flow::of(V4(u32::from_be(header.source)), V4(u32::from_be(header.destination)), protocol.number());
+    let flow = Flow::of(
+        V4(u32::from_be(header.source)),
+        V4(u32::from_be(header.destination)),
+        protocol.number(),
+    );
     Some(flow.with_ports(Transport::Ports(protocol), &ports, at + 20, 0))
 }
 
@@ -528,8 +523,7 @@ pub fn quoted6<P: Packet>(packet: &P, at: u32) -> Option<Flow<V6>> {
     let header = packet.load::<Ipv6Header>(at)?;
     let ports = packet.load::<Ports>(at + 40)?;
     let protocol = Protocol::of(header.next)?;
-    let flow =
-        Flow::of(address6(header.source), address6(header.destination), protocol.number());
+    let flow = Flow::of(address6(header.source), address6(header.destination), protocol.number());
     Some(flow.with_ports(Transport::Ports(protocol), &ports, at + 40, 0))
 }
 

@@ -33,7 +33,9 @@ pub(crate) fn common<T: Tables>(
     tables: &T,
 ) -> Option<i32> {
     match judge(&Direct::of(ctx), side, link, Depth::Common, tables) {
-        Judgement::Final(verdict) => Some(act(ctx, Decided::of(verdict), link, Direction::In, tables)),
+        Judgement::Final(verdict) => {
+            Some(act(ctx, Decided::of(verdict), link, Direction::In, tables))
+        }
         Judgement::Unclear => None,
     }
 }
@@ -56,7 +58,12 @@ pub(crate) fn full<T: Tables>(ctx: &TcContext, side: Side, link: Link, tables: &
 
 /// Judges a packet that a gated pod sends. A function of its own has only a word to return.
 #[inline(always)]
-pub(crate) fn leave<T: Tables>(ctx: &TcContext, link: Link, entry: &EgressEntry, tables: &T) -> u32 {
+pub(crate) fn leave<T: Tables>(
+    ctx: &TcContext,
+    link: Link,
+    entry: &EgressEntry,
+    tables: &T,
+) -> u32 {
     let sockets = PodSockets { ctx, entry };
     let verdict = judge_leaving(&Direct::of(ctx), link, ctx.len(), entry, tables, &sockets);
     Decided::of(verdict).explained(false, verdict.policy)

@@ -6,10 +6,11 @@
 
 use crate::{
     abi::{
-        ANY_PORT, Bound128, Bucket4, Bucket6, EGRESS, EgressBucket, EgressEntry, FRONTEND_VALUE_BITS, FRONTENDS4, FRONTENDS6,
-        IMAGE_BYTES, Image, List32, List64, NODE_PORTS_AT, NODE_VALUE_BITS, NODE4, NODE6, Opened,
-        POD_VALUE_BITS, PODS4, PODS6, POLICIES_AT, PORT_PEERS, PORT_PEERS_VALUE_BITS, PORTS_AT, Policy,
-        Table, frontend4_key, info, port_peers_key,
+        ANY_PORT, Bound128, Bucket4, Bucket6, EGRESS, EgressBucket, EgressEntry,
+        FRONTEND_VALUE_BITS, FRONTENDS4, FRONTENDS6, IMAGE_BYTES, Image, List32, List64,
+        NODE_PORTS_AT, NODE_VALUE_BITS, NODE4, NODE6, Opened, POD_VALUE_BITS, PODS4, PODS6,
+        POLICIES_AT, PORT_PEERS, PORT_PEERS_VALUE_BITS, PORTS_AT, Policy, Table, frontend4_key,
+        info, port_peers_key,
     },
     bpf::{hidden_constant, sign},
 };

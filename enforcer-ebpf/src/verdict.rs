@@ -101,6 +101,33 @@ impl Reason {
         }
     }
 
+    /// Whether it is one for packets that gated pods send, and for no others.
+    #[must_use]
+    pub const fn is_of_gated_pods(self) -> bool {
+        match self {
+            Self::Peer
+            | Self::Served
+            | Self::Neighbour
+            | Self::IcmpError
+            | Self::NotPeer
+            | Self::SpoofedSource
+            | Self::Forged
+            | Self::RouterMessage
+            | Self::ResetLimit => true,
+            Self::Unguarded
+            | Self::Listed
+            | Self::OwnPod
+            | Self::Exempt
+            | Self::TrustedProxy
+            | Self::Reply
+            | Self::Probe
+            | Self::NotListed
+            | Self::ProbeData
+            | Self::ShortFragment
+            | Self::HiddenTransport => false,
+        }
+    }
+
     /// What is done with the packet.
     #[inline(always)]
     #[must_use]

@@ -12,8 +12,8 @@ use std::{
 
 use enforcer_policy::{
     compile::{Compiler, Revision, Rules},
-    image::{Assignment, CapacityError, Image, assign, counter_owners},
-    model::{ClusterId, Mode, ObjectRef, Snapshot, ThisNode},
+    image::{Assignment, CapacityError, Counted, Image, assign, counter_owners},
+    model::{Mode, ObjectRef, Snapshot, ThisNode},
     plan::{Desired, Interface, LinkStep, Step, plan},
     problem::{Problem, ProblemKind},
 };
@@ -55,8 +55,8 @@ pub struct Report {
     pub attaching: Vec<Interface>,
     /// Interfaces that should be and are not, and why.
     pub unguarded: Vec<(String, String)>,
-    /// Counter slot of every guarded cluster.
-    pub counters: Vec<(ClusterId, u32)>,
+    /// Slots of what is counted.
+    pub counters: Vec<(Counted, u32)>,
     /// Frontends that are guarded.
     pub frontends: usize,
     /// Policies of the image.
@@ -201,7 +201,7 @@ impl Reconciler {
         }
         self.links.begin(links, node);
         report.enforced = Some(rules.revision);
-        report.counters = counters.slots().map(|(cluster, slot)| (cluster.clone(), slot)).collect();
+        report.counters = counters.slots().map(|(counted, slot)| (counted.clone(), slot)).collect();
         Ok(())
     }
 }

@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 
 use enforcer::kernel::Kernel;
 use enforcer_ebpf::{
-    decide::{Action, Judgement, Reason, Side, judge},
+    decide::judge,
     parse::{self, Depth, Link},
+    verdict::{Action, Judgement, Reason, Side},
 };
 use enforcer_policy::{image::Image, plan::LinkLayer};
 use enforcer_tests::{

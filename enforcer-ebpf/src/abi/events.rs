@@ -127,7 +127,9 @@ pub struct Explained {
 
 impl From<u32> for Explained {
     fn from(word: u32) -> Self {
-        Self { reason: word & 0xff, drops: word & 1 << 9 != 0,
+        Self {
+            reason: word & 0xff,
+            drops: word & 1 << 9 != 0,
             audited: word & 1 << 8 != 0,
             policy: word >> 12,
         }
@@ -148,7 +150,10 @@ mod tests {
     fn a_pace_starts_anew_with_every_window_and_counts_what_it_leaves_out() {
         let mut pace = Pace::default();
         let now = 1_000 << WINDOW_SHIFT;
-        assert_eq!([0, 1, 2, 31].map(|tick| pace.admits(now + tick, 2)), [true, true, false, false]);
+        assert_eq!(
+            [0, 1, 2, 31].map(|tick| pace.admits(now + tick, 2)),
+            [true, true, false, false]
+        );
         assert_eq!((pace.left_out, pace.left_out_ever), (2, 2));
         assert!(pace.admits(now + 32, 2));
     }

@@ -18,7 +18,7 @@ mod cuckoo;
 mod lists;
 
 use build::Builder;
-pub use counters::{Assignment, assign, cluster_word};
+pub use counters::{Assignment, Counted, Direction, assign};
 
 /// Words (8 bytes) of an image.
 pub const IMAGE_WORDS: usize = IMAGE_BYTES / 8;
@@ -33,9 +33,9 @@ pub struct Image {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CapacityError {
     /// More clusters than counters.
-    #[error("{wanted} guarded clusters, room for {limit}")]
+    #[error("{wanted} guarded or gated clusters, room for {limit}")]
     Clusters {
-        /// Clusters with a guarded frontend.
+        /// Clusters with a guarded frontend, and those with a gated pod here.
         wanted: usize,
         /// Counter slots.
         limit: usize,
@@ -121,7 +121,7 @@ pub fn header(words: &[u64]) -> Header {
     Header::read_from_prefix(words.as_bytes()).map_or(abi::EMPTY_HEADER, |(header, _)| header)
 }
 
-/// Which cluster each counter slot counts for: [`cluster_word`], 0 for none.
+/// What each counter slot counts: [`Counted::word`], 0 for nothing.
 #[must_use]
 pub fn counter_owners(words: &[u64]) -> &[u64] {
     let begin = CLUSTERS_AT as usize;

@@ -97,17 +97,31 @@ pub enum Program {
         /// Where its packets begin.
         link: LinkLayer,
     },
+    /// Says what would become of a packet, never attached.
+    Explain(Explain),
+}
+
+/// What an explaining program explains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Explain {
+    /// What comes in.
+    Ingress(Side),
+    /// What a gated pod sends.
+    Leaving,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Ingress { side: Side::Uplink, link: LinkLayer::Ethernet },
         Self::Ingress { side: Side::Uplink, link: LinkLayer::Raw },
         Self::Ingress { side: Side::Pod, link: LinkLayer::Ethernet },
         Self::Ingress { side: Side::Pod, link: LinkLayer::Raw },
         Self::Egress { link: LinkLayer::Ethernet },
         Self::Egress { link: LinkLayer::Raw },
+        Self::Explain(Explain::Ingress(Side::Uplink)),
+        Self::Explain(Explain::Ingress(Side::Pod)),
+        Self::Explain(Explain::Leaving),
     ];
 
     /// Its name in the BPF object.
@@ -121,6 +135,9 @@ impl Program {
             Self::Ingress { side: Side::Pod, link: Raw } => "ingress_pod_raw",
             Self::Egress { link: Ethernet } => "egress_ethernet",
             Self::Egress { link: Raw } => "egress_raw",
+            Self::Explain(Explain::Ingress(Side::Uplink)) => "explain_uplink",
+            Self::Explain(Explain::Ingress(Side::Pod)) => "explain_pod",
+            Self::Explain(Explain::Leaving) => "explain_egress",
         }
     }
 }

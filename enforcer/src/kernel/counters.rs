@@ -8,7 +8,7 @@ use aya::{
 };
 use enforcer_ebpf::{
     abi::{Counters, MAP_COUNTERS, MAP_REASONS},
-    decide::Reason,
+    verdict::Reason,
 };
 
 use super::{KernelError, Pins};
@@ -18,7 +18,7 @@ use super::{KernelError, Pins};
 #[repr(transparent)]
 pub(super) struct CountersPod(Counters);
 
-// SAFETY: four words without padding.
+// SAFETY: five words without padding.
 unsafe impl aya::Pod for CountersPod {}
 
 /// Counters of one cluster over all CPUs.
@@ -64,8 +64,15 @@ impl CounterTable {
         let values =
             self.clusters.get(&slot, 0).map_err(|source| error("read", MAP_COUNTERS, source))?;
         Ok(values.iter().fold(Counters::default(), |sum, CountersPod(cpu)| {
-            let Counters { allowed_packets, allowed_bytes, denied_packets, denied_bytes } = *cpu;
+            let Counters {
+                allowed_packets,
+                allowed_bytes,
+                denied_packets,
+                denied_bytes,
+                would_deny_packets,
+            } = *cpu;
             Counters {
+                would_deny_packets: sum.would_deny_packets.wrapping_add(would_deny_packets),
                 allowed_packets: sum.allowed_packets.wrapping_add(allowed_packets),
                 allowed_bytes: sum.allowed_bytes.wrapping_add(allowed_bytes),
                 denied_packets: sum.denied_packets.wrapping_add(denied_packets),

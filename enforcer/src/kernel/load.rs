@@ -9,16 +9,28 @@ use aya::{
 };
 use enforcer_ebpf::{
     abi::{
-        CLUSTERS, Counters, Images, MAP_COUNTERS, MAP_GRACE, MAP_IMAGES, MAP_OPENED, MAP_REASONS,
+        CLUSTERS, Counters, Images, MAP_ANSWERED, MAP_COUNTERS, MAP_EVENTS, MAP_GRACE, MAP_IMAGES,
+        MAP_LISTENED, MAP_OPENED, MAP_REASONS, MAP_RECENT, MAP_SUPPRESSED,
     },
-    decide::Reason,
+    verdict::Reason,
 };
 use enforcer_policy::plan::Program;
 
 use super::{BPF_OBJECT, CounterTable, KernelError, Pins, attach::ProgramIds, banks::Banks};
 
 /// Maps that the programs share with the agent.
-const MAPS: [&str; 5] = [MAP_IMAGES, MAP_GRACE, MAP_COUNTERS, MAP_REASONS, MAP_OPENED];
+const MAPS: [&str; 10] = [
+    MAP_IMAGES,
+    MAP_GRACE,
+    MAP_COUNTERS,
+    MAP_REASONS,
+    MAP_OPENED,
+    MAP_LISTENED,
+    MAP_EVENTS,
+    MAP_SUPPRESSED,
+    MAP_ANSWERED,
+    MAP_RECENT,
+];
 
 /// What loading gives.
 pub(super) struct Loaded {

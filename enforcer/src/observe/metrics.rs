@@ -4,7 +4,8 @@
 
 use std::{fmt, sync::Arc};
 
-use enforcer_ebpf::decide::Reason;
+use enforcer_ebpf::verdict::Reason;
+use enforcer_policy::image::{Counted, Direction};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _, text::encode},
@@ -67,18 +68,23 @@ impl Scrape {
             .report
             .counters
             .iter()
-            .map(|(cluster, slot)| Ok((cluster, self.counters.cluster(*slot).map_err(failed)?)))
+            .map(|(counted, slot)| Ok((counted, self.counters.cluster(*slot).map_err(failed)?)))
             .collect::<Result<_, fmt::Error>>()?;
-        let mut family = |name, help, unit: Option<&Unit>, value: fn(&_) -> [u64; 2]| {
+        let mut family = |name, help, unit: Option<&Unit>, value: fn(&_) -> [u64; 3]| {
             let mut metric = encoder.encode_descriptor(
                 name,
                 help,
                 unit,
                 prometheus_client::metrics::MetricType::Counter,
             )?;
-            for (cluster, counters) in &clusters {
-                for (verdict, count) in ["allowed", "denied"].into_iter().zip(value(counters)) {
-                    let labels = [("cluster", cluster.0.as_str()), ("verdict", verdict)];
+            for (Counted { cluster, direction }, counters) in &clusters {
+                let verdicts = ["allowed", "denied", "would_deny"];
+                for (verdict, count) in verdicts.into_iter().zip(value(counters)) {
+                    let labels = [
+                        ("cluster", cluster.0.as_str()),
+                        ("direction", direction.name()),
+                        ("verdict", verdict),
+                    ];
                     ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
                 }
             }
@@ -88,10 +94,12 @@ impl Scrape {
             "packets",
             "Packets to guarded frontends",
             None,
-            |c: &crate::kernel::ClusterCounters| [c.allowed_packets, c.denied_packets],
+            |c: &crate::kernel::ClusterCounters| {
+                [c.allowed_packets, c.denied_packets, c.would_deny_packets]
+            },
         )?;
         family("traffic", "Bytes to guarded frontends", Some(&Unit::Bytes), |c| {
-            [c.allowed_bytes, c.denied_bytes]
+            [c.allowed_bytes, c.denied_bytes, 0]
         })
     }
 
@@ -121,12 +129,9 @@ impl Scrape {
             metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
         };
         let count = |number: usize| number as f64;
-        gauge(
-            "guarded_clusters",
-            "Clusters with a restricted frontend",
-            None,
-            count(report.counters.len()),
-        )?;
+        let guarded = report.counters.iter().map(|(counted, _)| counted);
+        let guarded = guarded.filter(|counted| counted.direction == Direction::Ingress).count();
+        gauge("guarded_clusters", "Clusters with a restricted frontend", None, count(guarded))?;
         gauge(
             "audit_mode",
             "1 while what nothing admits is counted as denied and let through",

@@ -3,7 +3,7 @@
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use enforcer::kernel::Kernel;
-use enforcer_ebpf::decide::Action;
+use enforcer_ebpf::verdict::Action;
 use enforcer_policy::{
     compile::compile,
     image::{Image, assign, counter_owners},

@@ -20,16 +20,18 @@ use enforcer_ebpf::{
 use zerocopy::IntoBytes as _;
 
 use super::{
-    Assignment, CapacityError, IMAGE_WORDS, Image,
+    Assignment, CapacityError, Counted, IMAGE_WORDS, Image,
     cuckoo::{self, Placed},
     halves,
     lists::Regions,
 };
 use crate::{
     compile::{Exempt, FrontendKey, Pod, Policy, Rules},
-    model::{FrontendAddress, Mode, Protocol},
+    model::{ClusterId, FrontendAddress, Mode, Protocol, Reject},
     ranges::RangeSet,
 };
+
+mod egress;
 
 /// Odd numbers without structure: the golden ratio's and the square root of 3's fractions.
 const MULTIPLIERS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xbb67_ae85_84ca_a73b];
@@ -65,15 +67,17 @@ impl Builder {
             pods,
             policies,
             frontends,
-            egress_policies: _,
-            egress: _,
+            egress_policies,
+            egress,
             mode,
-            reject: _,
+            reject,
             revision,
         } = rules;
         let limit = (POLICIES - POLICY_FIRST) as usize;
-        if policies.len() > limit {
-            return Err(CapacityError::Policies { wanted: policies.len(), limit });
+        let lists = egress_policies.iter().map(|policy| 1 + policy.ports.len()).sum::<usize>();
+        let wanted = policies.len() + lists;
+        if wanted > limit {
+            return Err(CapacityError::Policies { wanted, limit });
         }
         self.node(node_addresses)?;
         self.frontends(frontends.iter().map(|(at, policy)| (*at, POLICY_FIRST + *policy as u32)))?;
@@ -81,6 +85,8 @@ impl Builder {
         let mut regions = Regions::new(abi::REGIONS_AT as usize, IMAGE_WORDS);
         self.policies(policies, counters, &mut regions)?;
         self.exempt(exempt, pods.keys().collect(), &mut regions)?;
+        let first = POLICY_FIRST + policies.len() as u32;
+        self.egress(egress_policies, egress, first, counters, &mut regions)?;
         for (slot, owner) in counters.owners() {
             self.words[(CLUSTERS_AT + slot) as usize] = owner;
         }
@@ -95,7 +101,11 @@ impl Builder {
                 Mode::Enforce => 0,
                 Mode::Audit => 1,
             },
-            reserved: [0; 6],
+            reject: match reject {
+                Reject::Drop => 0,
+                Reject::Reset => 1,
+            },
+            reserved: [0; 5],
         };
         self.put(0, header.as_bytes());
         Ok(Image { words: self.words })
@@ -109,7 +119,7 @@ impl Builder {
     ) -> Result<(), CapacityError> {
         let mut known = HashMap::new();
         for (index, policy) in (POLICY_FIRST..).zip(policies) {
-            let Policy { cluster, admitted, own_pods, mode: _ } = policy;
+            let Policy { cluster, admitted, own_pods, mode } = policy;
             // Equal lists (a Seed's defaults and nothing else, say) are stored once.
             let mut record = match known.get(admitted) {
                 Some(record) => *record,
@@ -124,8 +134,9 @@ impl Builder {
                     record
                 }
             };
-            record.counter = counters.slot(cluster);
-            record.own_pods = if *own_pods { record.counter + 1 } else { 0 };
+            record.counter = counters.slot(&Counted::ingress(cluster.clone()));
+            record.own_pods = if *own_pods { (record.counter + 1) as u16 } else { 0 };
+            record.flags = flags(*mode);
             self.policy(index, record);
         }
         Ok(())
@@ -175,10 +186,7 @@ impl Builder {
     ) -> Result<(), CapacityError> {
         let (mut v4, mut v6, mut places6) = (Vec::new(), Vec::new(), BTreeSet::new());
         for ((protocol, at), policy) in frontends {
-            let protocol: u32 = match protocol {
-                Protocol::Tcp => 0,
-                Protocol::Udp => 1,
-            };
+            let protocol = protocol_number(protocol);
             let (FrontendAddress::Node { port } | FrontendAddress::Address { port, .. }) = at;
             let bit = (protocol << 16 | u32::from(port)) as usize;
             self.words[PORTS_AT as usize + bit / 64] |= 1 << (bit % 64);
@@ -273,10 +281,25 @@ impl Entries {
     }
 }
 
+fn flags(mode: Mode) -> u16 {
+    match mode {
+        Mode::Enforce => 0,
+        Mode::Audit => abi::POLICY_AUDIT,
+    }
+}
+
+fn protocol_number(protocol: Protocol) -> u32 {
+    match protocol {
+        Protocol::Tcp => 0,
+        Protocol::Udp => 1,
+    }
+}
+
 fn pod_value(pod: &Pod, counters: &Assignment) -> u32 {
     let Pod { cluster, api_server, local } = pod;
     // A cluster without a guarded frontend has no slot, and no policy that could admit its pods.
-    let cluster = cluster.as_ref().map(|cluster| counters.slot(cluster).wrapping_add(1));
+    let slot = |cluster: &ClusterId| counters.slot(&Counted::ingress(cluster.clone()));
+    let cluster = cluster.as_ref().map(|cluster| slot(cluster).wrapping_add(1));
     POD_KNOWN
         | cluster.unwrap_or(0)
         | if *api_server { POD_API_SERVER } else { 0 }
