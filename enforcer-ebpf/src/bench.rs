@@ -4,6 +4,8 @@
 
 mod maps;
 mod program;
+mod sockets;
+mod tell;
 
 use aya_ebpf::{
     bindings::TC_ACT_UNSPEC,
@@ -13,9 +15,9 @@ use aya_ebpf::{
 };
 use enforcer_ebpf::{
     abi::{Image, Opened, Policy},
-    decide::Side,
     parse::Link,
     tables::Tables,
+    verdict::Side,
 };
 
 /// Sources that `vary4` and `vary6` write, one after the other: IPv4 in the first word.

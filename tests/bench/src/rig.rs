@@ -73,7 +73,7 @@ impl Rig {
 
     fn fill_tries(&mut self, world: &World, counters: &Assignment) -> Result<()> {
         let measured = &world.rules.policies[0].cluster;
-        let slot = counters.slots().find(|(counted, _)| counted.cluster == measured);
+        let slot = counters.slots().find(|(counted, _)| counted.cluster == *measured);
         let slot = slot.context("the measured cluster has no counters")?.1;
         let mut v4: LpmTrie<MapData, [u32; 2], u32> = LpmTrie::try_from(self.take("LPM4")?)?;
         let mut v6: LpmTrie<MapData, [u32; 5], u32> = LpmTrie::try_from(self.take("LPM6")?)?;
