@@ -26,7 +26,8 @@ mod events;
 pub use egress::{EgressEntry, LISTENED, Listened, MAP_LISTENED, port_peers_key};
 pub use events::{
     ANSWERS_PER_WINDOW, DropEvent, EVENTS_BYTES, EVENTS_PER_WINDOW, Explained, MAP_ANSWERED,
-    MAP_EVENTS, MAP_RECENT, MAP_SUPPRESSED, Pace, RECENT, Recent, SAMPLE, WINDOW_SHIFT, explained,
+    MAP_EVENTS, MAP_RECENT, MAP_SUPPRESSED, Pace, RECENT, Recent, SAMPLE, Scratch, WINDOW_SHIFT,
+    explained,
 };
 
 /// Changes whenever a type, an offset or a meaning in this file changes; part of the pin path.

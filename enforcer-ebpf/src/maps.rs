@@ -9,6 +9,7 @@ use enforcer_ebpf::{
     abi::{
         CLUSTERS, Counters, DropEvent, EVENTS_BYTES, Image, Images, LISTENED as LISTENED_PORTS,
         Listened, OPENED as CONNECTIONS, Opened, Pace, RECENT as RECENT_SOURCES, Recent, SAMPLE,
+        Scratch,
     },
     bpf::lowest_bit,
     tables::{self, Tables},
@@ -51,7 +52,11 @@ static SUPPRESSED: PerCpuArray<Pace, 1> = PerCpuArray::new();
 
 /// How many denied packets each CPU answered lately, and how many resets of pods it let go.
 #[btf_map]
-static ANSWERED: PerCpuArray<Pace, 1> = PerCpuArray::new();
+static ANSWERED: PerCpuArray<Pace, 2> = PerCpuArray::new();
+
+/// Where each CPU writes an answer.
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// A sample of admitted sources. No verdict reads it.
 #[btf_map]
@@ -178,11 +183,23 @@ pub(crate) fn suppressed() -> Option<&'static mut Pace> {
     SUPPRESSED.get_ptr_mut(0).map(|pace| unsafe { &mut *pace })
 }
 
-/// The pace of this CPU's answers.
+/// Answers to denied packets, see [`answered`].
+pub(crate) const ANSWERS: u32 = 0;
+/// Resets of gated pods, see [`answered`].
+pub(crate) const RESETS: u32 = 1;
+
+/// The pace of this CPU's answers, or of the resets that it let go.
 #[inline(always)]
-pub(crate) fn answered() -> Option<&'static mut Pace> {
+pub(crate) fn answered(what: u32) -> Option<&'static mut Pace> {
     // SAFETY: as above.
-    ANSWERED.get_ptr_mut(0).map(|pace| unsafe { &mut *pace })
+    ANSWERED.get_ptr_mut(what).map(|pace| unsafe { &mut *pace })
+}
+
+/// Room of this CPU for an answer.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: as above.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
 }
 
 /// Room for an event in the ring; none if nobody reads it.

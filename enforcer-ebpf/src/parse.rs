@@ -220,6 +220,8 @@ const TCP_LENGTH_AND_FLAGS: u32 = 12;
 /// Flags of a TCP header (RFC 9293, 3.1).
 pub const TCP_SYN: u8 = 0x02;
 /// See [`TCP_SYN`].
+pub const TCP_FIN: u8 = 0x01;
+/// See [`TCP_SYN`].
 pub const TCP_RST: u8 = 0x04;
 /// See [`TCP_SYN`].
 pub const TCP_ACK: u8 = 0x10;

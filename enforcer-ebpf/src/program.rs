@@ -19,6 +19,7 @@ use enforcer_ebpf::{
 use zerocopy::{FromBytes, Immutable};
 
 use crate::{
+    answer,
     maps::{self, Fate},
     sockets::PodSockets,
     tell::{self, Direction},
@@ -203,7 +204,13 @@ fn act<T: Tables>(
     let fate = if audited { Fate::WouldDrop } else { Fate::Drops };
     maps::count(&decided, fate, bytes);
     tell::denied(ctx, link, &decided, direction, audited);
-    if audited { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+    if audited {
+        TC_ACT_UNSPEC
+    } else if tables.image().header().reject != 0 {
+        answer::answer(ctx, link)
+    } else {
+        TC_ACT_SHOT
+    }
 }
 
 /// Whether what is denied passes all the same.

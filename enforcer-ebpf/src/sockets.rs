@@ -71,7 +71,7 @@ impl Sockets for PodSockets<'_> {
     fn may_reset(&self) -> bool {
         // SAFETY: a helper without arguments.
         let ticks = unsafe { bpf_jiffies64() };
-        maps::answered().is_some_and(|pace| pace.admits(ticks, ANSWERS_PER_WINDOW))
+        maps::answered(maps::RESETS).is_some_and(|pace| pace.admits(ticks, ANSWERS_PER_WINDOW))
     }
 }
 

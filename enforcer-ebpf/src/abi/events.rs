@@ -105,6 +105,14 @@ impl Pace {
     }
 }
 
+/// Room for one answer, so that it need not be on the stack.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Scratch {
+    /// IP header, transport header and what an ICMP error quotes.
+    pub words: [u32; 32],
+}
+
 /// What a dry run returns: see [`Explained`].
 #[inline(always)]
 #[must_use]
