@@ -91,7 +91,9 @@ pub(crate) extern "C" fn holds4(bank: u64, policy: u64, address: u64) -> u64 {
 #[inline(never)]
 pub(crate) extern "C" fn holds6(bank: u64, policy: u64, high: u64, low: u64) -> u64 {
     match CurrentImage::of_bank(bank) {
-        Some(current) => current.admits6(tables::policy(current.image, policy as u32), high, low).into(),
+        Some(current) => {
+            current.admits6(tables::policy(current.image, policy as u32), high, low).into()
+        }
         None => 0,
     }
 }
