@@ -1,4 +1,4 @@
-//! Snapshot to rules: which sources each frontend admits.
+//! Snapshot to rules: which sources each frontend admits, and whom API servers may connect to.
 //!
 //! Input: a [`Snapshot`]. Output: [`Rules`], still in terms of addresses and ranges, and the problems
 //! that only show when clusters are seen together. Invariant: a frontend that any claim restricts is
@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod claims;
+mod egress;
 mod lists;
 mod revision;
 mod sources;
@@ -174,6 +175,8 @@ fn compile_with<'a>(snapshot: &'a Snapshot, lists: &mut Lists<'a, '_>) -> (Rules
             frontends.insert(key, policies.index(policy));
         }
     }
+    let egress = egress::compile(snapshot, lists.sets());
+    problems.extend(egress.problems);
     let exempt = sources::exempt(snapshot);
     let rules = Rules {
         node_addresses,
@@ -181,8 +184,8 @@ fn compile_with<'a>(snapshot: &'a Snapshot, lists: &mut Lists<'a, '_>) -> (Rules
         exempt,
         policies: policies.all,
         frontends,
-        egress_policies: Vec::new(),
-        egress: BTreeMap::new(),
+        egress_policies: egress.policies,
+        egress: egress.pods,
         mode: snapshot.options.mode,
         reject: snapshot.options.reject,
         revision: revision(snapshot),

@@ -14,9 +14,10 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::{
     model::{
-        Cluster, ClusterId, ExemptSeed, ExposeStrategy, Frontend, FrontendAddress, FrontendKind,
-        ListedRange, LoadBalancerRanges, Mode, ObjectRef, Options, Origin, ProbeRanges, Protocol,
-        RangeList, Reject, Seed, SeedDefaults, SeedNode, Side, Snapshot, ThisNode,
+        Cluster, ClusterId, Egress, ExemptSeed, ExposeStrategy, Frontend, FrontendAddress,
+        FrontendKind, GatedPod, ListedRange, LoadBalancerRanges, Mode, ObjectRef, Options, Origin,
+        Peer, PeerPort, PodInterface, ProbeRanges, Protocol, RangeList, Reject, Seed, SeedDefaults,
+        SeedNode, Side, Snapshot, ThisNode,
     },
     oracle::{Packet, Segment},
 };
@@ -180,13 +181,69 @@ fn frontend(
     )
 }
 
+/// A destination of API servers: pods, services' addresses and ranges around them, so that peers
+/// of one cluster are pods of another.
+fn peer() -> impl Strategy<Value = Peer> {
+    let net = prop_oneof![
+        3 => pod().prop_map(IpNet::from),
+        3 => place().prop_map(IpNet::from),
+        2 => range(),
+        1 => pod_range(),
+    ];
+    let port = prop_oneof![
+        1 => Just(PeerPort::Any),
+        2 => (protocol(), port()).prop_map(|(protocol, port)| PeerPort::Only(protocol, port)),
+    ];
+    (net, port).prop_map(|(net, port)| Peer {
+        net,
+        port,
+        origin: Origin {
+            object: ObjectRef {
+                kind: "Service".to_owned(),
+                namespace: "generated".to_owned(),
+                name: "peer".to_owned(),
+            },
+            field: "spec.clusterIPs".to_owned(),
+        },
+    })
+}
+
+fn egress() -> impl Strategy<Value = Egress> {
+    let pod = pods().prop_map(|addresses| GatedPod {
+        object: ObjectRef {
+            kind: "Pod".to_owned(),
+            namespace: "generated".to_owned(),
+            name: "apiserver".to_owned(),
+        },
+        addresses,
+    });
+    (vec(peer(), 0..6), vec(pod, 0..3)).prop_map(|(peers, pods)| Egress { peers, pods })
+}
+
+/// Pods' interfaces: several may hold one address, one may hold several pods'.
+fn pod_interfaces() -> impl Strategy<Value = Vec<PodInterface>> {
+    vec((0..3_u32, pods()), 0..5).prop_map(|interfaces| {
+        (10..)
+            .zip(interfaces)
+            .map(|(index, (netns, addresses))| PodInterface {
+                index,
+                name: format!("veth{index}"),
+                netns,
+                addresses,
+            })
+            .collect()
+    })
+}
+
 fn cluster() -> impl Strategy<Value = Cluster> {
     let strategy = select(
         &[ExposeStrategy::NodePort, ExposeStrategy::LoadBalancer, ExposeStrategy::Tunneling][..],
     );
     let frontends = vec(frontend(select(&FrontendKind::ALL[..]), "service"), 0..6);
-    (strategy, option::weighted(0.8, list("Cluster", 6)), frontends, pods(), pods()).prop_map(
-        |(strategy, allowed, frontends, own_pods, api_server_pods)| Cluster {
+    let lists = option::weighted(0.8, list("Cluster", 6));
+    let egress = option::weighted(0.6, egress());
+    (strategy, lists, frontends, pods(), pods(), egress).prop_map(
+        |(strategy, allowed, frontends, own_pods, api_server_pods, egress)| Cluster {
             id: ClusterId(String::new()),
             namespace: String::new(),
             strategy,
@@ -195,7 +252,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             own_pods: own_pods.union(&api_server_pods).copied().collect(),
             api_server_pods,
             mode: Mode::Enforce,
-            egress: None,
+            egress,
         },
     )
 }
@@ -244,13 +301,13 @@ fn seed_node() -> impl Strategy<Value = SeedNode> {
 }
 
 fn this_node() -> impl Strategy<Value = ThisNode> {
-    (vec(place(), 0..4), vec(address(), 0..2), vec(range(), 0..2)).prop_map(
-        |(addresses, tunnel_peers, connected)| ThisNode {
+    (vec(place(), 0..4), vec(address(), 0..2), vec(range(), 0..2), pod_interfaces()).prop_map(
+        |(addresses, tunnel_peers, connected, pod_interfaces)| ThisNode {
             name: "node-0".to_owned(),
             addresses: addresses.into_iter().collect(),
             tunnel_peers: tunnel_peers.into_iter().collect(),
             connected: connected.into_iter().collect(),
-            pod_interfaces: Vec::new(),
+            pod_interfaces,
         },
     )
 }

@@ -59,6 +59,12 @@ pub enum ProblemKind {
         /// The other cluster.
         other: ClusterId,
     },
+    /// Whom an API server pod of this node may connect to is not simply what its cluster says. Each
+    /// node sees its own.
+    Egress {
+        /// What is the matter, and what is done about it.
+        reason: String,
+    },
     /// The image has no room: the former one stays in force.
     Capacity {
         /// What is full, and its limit.
@@ -119,6 +125,7 @@ impl fmt::Display for ProblemKind {
             Self::Conflict { other } => {
                 write!(f, "is claimed by cluster {other} too; only sources that both admit pass")
             }
+            Self::Egress { reason } => write!(f, "egress: {reason}"),
             Self::Capacity { reason } => {
                 write!(f, "does not fit ({reason}); the former image stays in force")
             }

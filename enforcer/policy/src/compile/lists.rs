@@ -52,7 +52,8 @@ struct Known {
 }
 
 impl Sets {
-    fn of(&mut self, ranges: Vec<IpNet>) -> Arc<RangeSet> {
+    /// The set of these ranges.
+    pub(super) fn of(&mut self, ranges: Vec<IpNet>) -> Arc<RangeSet> {
         let known = self.known.entry(ranges).or_insert_with_key(|ranges| {
             self.made += 1;
             Known { set: Arc::new(ranges.iter().copied().collect()), is_used: true }
@@ -77,6 +78,11 @@ impl<'a, 's> Lists<'a, 's> {
         sets.made = 0;
         let (options, seed) = (&snapshot.options, snapshot.seed.as_ref());
         Self { options, seed, known: BTreeMap::new(), sets }
+    }
+
+    /// For sets that are no list's.
+    pub(super) fn sets(&mut self) -> &mut Sets {
+        self.sets
     }
 
     /// Whom the claimant admits at this frontend.

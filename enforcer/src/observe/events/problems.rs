@@ -30,6 +30,7 @@ pub(super) enum Subject {
 /// The problems that every agent sees alike: those of a cluster, and an image that is too large.
 pub(super) fn worth_an_event(problems: &[Problem]) -> BTreeMap<Id, &Problem> {
     let subject = |problem: &Problem| match (&problem.cluster, &problem.kind) {
+        (_, ProblemKind::Egress { .. }) => None,
         (Some(ClusterId(name)), _) => Some(Subject::Cluster(name.clone())),
         (None, ProblemKind::Capacity { .. }) => Some(Subject::Fleet),
         (None, _) => None,
@@ -54,6 +55,7 @@ pub(super) fn reason(kind: &ProblemKind) -> &'static str {
         ProblemKind::Duplicate => "Duplicate",
         ProblemKind::NotEnforced { .. } => "NotEnforced",
         ProblemKind::Conflict { .. } => "Conflict",
+        ProblemKind::Egress { .. } => "Egress",
         ProblemKind::Capacity { .. } => "Capacity",
     }
 }
