@@ -120,7 +120,7 @@ impl Address for V6 {
 
     #[inline(always)]
     fn is_own(self, entry: &EgressEntry) -> bool {
-        [self.high, self.low] == entry.v6 && self.high != 0
+        [self.high, self.low] == entry.v6 && self.high | self.low != 0
     }
 
     #[inline(always)]

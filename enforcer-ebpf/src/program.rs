@@ -65,7 +65,7 @@ pub(crate) fn leave<T: Tables>(
     entry: &EgressEntry,
     tables: &T,
 ) -> u32 {
-    let sockets = PodSockets { ctx, entry };
+    let sockets = PodSockets { ctx, entry, dry: false };
     let verdict = judge_leaving(&Direct::of(ctx), link, ctx.len(), entry, tables, &sockets);
     Decided::of(verdict).explained(false, verdict.policy)
 }
@@ -78,7 +78,7 @@ pub(crate) fn leave_full<T: Tables>(
     entry: &EgressEntry,
     tables: &T,
 ) -> u32 {
-    let (sockets, from) = (PodSockets { ctx, entry }, Start::Data);
+    let (sockets, from) = (PodSockets { ctx, entry, dry: false }, Start::Data);
     let packet = Copied { ctx, from };
     let verdict = judge_leaving(&packet, link, ctx.len(), entry, tables, &sockets);
     Decided::of(verdict).explained(false, verdict.policy)
@@ -112,7 +112,7 @@ pub(crate) fn explain<T: Tables>(ctx: &TcContext, side: Side, tables: &T) -> i32
 /// The same for a packet that a gated pod sends.
 #[inline(always)]
 pub(crate) fn explain_leaving<T: Tables>(ctx: &TcContext, entry: &EgressEntry, tables: &T) -> i32 {
-    let sockets = PodSockets { ctx, entry };
+    let sockets = PodSockets { ctx, entry, dry: true };
     let verdict =
         judge_leaving(&Direct::of(ctx), Link::Ethernet, ctx.len(), entry, tables, &sockets);
     say(Judgement::Final(verdict), tables)

@@ -21,6 +21,8 @@ const IPPROTO_TCP: u32 = 6;
 pub(crate) struct PodSockets<'a> {
     pub(crate) ctx: &'a TcContext,
     pub(crate) entry: &'a EgressEntry,
+    /// Whether nothing must be remembered of what is asked.
+    pub(crate) dry: bool,
 }
 
 impl Sockets for PodSockets<'_> {
@@ -56,7 +58,7 @@ impl Sockets for PodSockets<'_> {
     fn listens<A: Address>(&self, local: A, port: u16) -> bool {
         let nobody = if A::IS_V4 { [0, 0xffff << 32] } else { [0, 0] };
         let found = self.look_up(local, port, nobody, 0) == state::LISTEN;
-        if found {
+        if found && !self.dry {
             maps::remember_listened(&self.listened_key(port));
         }
         found
@@ -69,6 +71,9 @@ impl Sockets for PodSockets<'_> {
 
     #[inline(always)]
     fn may_reset(&self) -> bool {
+        if self.dry {
+            return true;
+        }
         // SAFETY: a helper without arguments.
         let ticks = unsafe { bpf_jiffies64() };
         maps::answered(maps::RESETS).is_some_and(|pace| pace.admits(ticks, ANSWERS_PER_WINDOW))

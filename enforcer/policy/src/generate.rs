@@ -19,7 +19,7 @@ use crate::{
         Peer, PeerPort, PodInterface, ProbeRanges, Protocol, RangeList, Reject, Seed, SeedDefaults,
         SeedNode, Side, Snapshot, ThisNode,
     },
-    oracle::{Packet, Segment},
+    oracle::{Carries, Does, Leaving, Owner, Packet, Segment},
 };
 
 const BASES4: [[u8; 4]; 6] =
@@ -430,3 +430,66 @@ pub fn questions(packets: usize) -> impl Strategy<Value = (Snapshot, Vec<Packet>
         (Just(snapshot), packets)
     })
 }
+
+/// Number of the interface that all packets of [`departures`] come in on, where it is a gated pod's.
+pub const DEPARTURE_INTERFACE: u32 = 1;
+
+/// A snapshot in which the first interface is a gated pod's if any pod is gated, and packets that
+/// pods send there. Who owns connections and what the pod listens on is made up.
+pub fn departures(packets: usize) -> impl Strategy<Value = (Snapshot, Vec<Leaving>)> {
+    snapshot().prop_flat_map(move |mut snapshot| {
+        let gated = snapshot
+            .clusters
+            .values()
+            .flat_map(|cluster| &cluster.egress)
+            .flat_map(|egress| &egress.pods)
+            .find_map(|pod| pod.addresses.first().copied());
+        let interfaces = &mut snapshot.this_node.pod_interfaces;
+        if interfaces.is_empty() {
+            let (name, netns, addresses) = ("veth".to_owned(), 0, BTreeSet::new());
+            interfaces.push(PodInterface { index: DEPARTURE_INTERFACE, name, netns, addresses });
+        }
+        interfaces[0].index = DEPARTURE_INTERFACE;
+        interfaces[0].addresses.extend(gated);
+        let packets = vec(departure(&snapshot), packets);
+        (Just(snapshot), packets)
+    })
+}
+
+fn departure(snapshot: &Snapshot) -> impl Strategy<Value = Leaving> + use<> {
+    let own: Vec<IpAddr> =
+        snapshot.this_node.pod_interfaces[0].addresses.iter().copied().chain([ANYBODY]).collect();
+    let edges: Vec<IpAddr> = snapshot
+        .clusters
+        .values()
+        .flat_map(|cluster| &cluster.egress)
+        .flat_map(|egress| &egress.peers)
+        .flat_map(|peer| [peer.net.network(), peer.net.broadcast()])
+        .chain([ANYBODY])
+        .collect();
+    let source = prop_oneof![8 => select(own), 1 => pod(), 1 => address()];
+    let destination = prop_oneof![6 => select(edges), 1 => pod(), 1 => place(), 1 => address()];
+    let does = select(&[Does::Asks, Does::Accepts, Does::Resets, Does::GoesOn, Does::GoesOn][..]);
+    let carries = prop_oneof![
+        2 => Just(Carries::Udp),
+        1 => Just(Carries::Echo),
+        6 => (does, any::<bool>()).prop_map(|(does, data)| Carries::Tcp { does, data }),
+    ];
+    let owner = select(&[Owner::Nobody, Owner::Sender, Owner::Connection, Owner::Remnant][..]);
+    (source, destination, port(), carries, any::<bool>(), owner).prop_filter_map(
+        "one family",
+        |(source, destination, port, carries, listens, owner)| {
+            (source.is_ipv4() == destination.is_ipv4()).then_some(Leaving {
+                interface: DEPARTURE_INTERFACE,
+                source,
+                destination,
+                port,
+                carries,
+                listens,
+                owner,
+            })
+        },
+    )
+}
+
+const ANYBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 78));

@@ -3,6 +3,8 @@
 //! It never sees rules, images or the data path, shares no code with `compile`, and is as slow as
 //! it is plain. Tests hold the kernel against it; `explain` takes its words from it.
 
+mod leaving;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -11,6 +13,8 @@ use crate::model::{
     Cluster, ClusterId, ExposeStrategy, Frontend, FrontendAddress, LoadBalancerRanges, Origin,
     Protocol, RangeList, SeedDefaults, Side, Snapshot,
 };
+
+pub use leaving::{Carries, Departure, Does, Leaving, Owner, depart};
 
 /// A packet, before any address of it is rewritten, and what the node knows of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,20 +51,46 @@ pub(crate) fn action_of(kernel: &mut Kernel, link: LinkLayer, bytes: &[u8]) -> A
 
 /// What a program does with these bytes.
 pub(crate) fn run(kernel: &mut Kernel, program: Program, bytes: &[u8]) -> Action {
-    let options = TestRunOptions { data_in: Some(bytes), ..TestRunOptions::new() };
-    let result = kernel.program(program).unwrap().test_run(options).unwrap();
-    match result.return_value.cast_signed() {
+    match returned(kernel, program, bytes).cast_signed() {
         -1 => Action::Pass,
         2 => Action::Drop,
         other => panic!("the program returned {other}"),
     }
 }
 
+/// What a program returns for these bytes.
+pub(crate) fn returned(kernel: &mut Kernel, program: Program, bytes: &[u8]) -> u32 {
+    let options = TestRunOptions { data_in: Some(bytes), ..TestRunOptions::new() };
+    kernel.program(program).unwrap().test_run(options).unwrap().return_value
+}
+
 pub(crate) mod small {
+    use std::net::IpAddr;
+
     use enforcer_policy::model::{
-        Cluster, ClusterId, ExposeStrategy, Frontend, FrontendAddress, FrontendKind, ListedRange,
-        Mode, ObjectRef, Origin, Protocol, RangeList, Snapshot, ThisNode,
+        Cluster, ClusterId, Egress, ExposeStrategy, Frontend, FrontendAddress, FrontendKind,
+        GatedPod, ListedRange, Mode, ObjectRef, Origin, PodInterface, Protocol, RangeList,
+        Snapshot, ThisNode,
     };
+
+    /// Makes a pod at an interface one of the cluster's API servers, with the gate on and no peers.
+    pub(crate) fn gate(snapshot: &mut Snapshot, pod: IpAddr, interface: u32) {
+        let object = ObjectRef {
+            kind: "Pod".to_owned(),
+            namespace: "cluster-c1".to_owned(),
+            name: "apiserver".to_owned(),
+        };
+        for cluster in snapshot.clusters.values_mut() {
+            let pods = vec![GatedPod { object: object.clone(), addresses: [pod].into() }];
+            cluster.egress = Some(Egress { peers: Vec::new(), pods });
+        }
+        snapshot.this_node.pod_interfaces.push(PodInterface {
+            index: interface,
+            name: "veth1".to_owned(),
+            netns: u32::MAX,
+            addresses: [pod].into(),
+        });
+    }
 
     /// One cluster with one nodePort and one range, on a node 192.0.2.10 and 2001:db8:f::10.
     pub(crate) fn snapshot(range: &str) -> Snapshot {
