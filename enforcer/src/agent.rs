@@ -3,6 +3,8 @@
 //! One task owns the kernel's side and works off what the others publish. The agent's end changes
 //! nothing: what is pinned stays.
 
+mod due;
+
 use std::{
     collections::BTreeSet,
     net::IpAddr,
@@ -19,6 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::due::Due;
 use crate::{
     args::{self, Places, Run},
     kernel::{self, CounterTable, Kernel, KernelError},
@@ -157,7 +160,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     loop {
         publish_node_addresses(&node_addresses, &objects, &run.node, reconciler.former());
         let seen = node_states.borrow_and_update().clone();
-        due = due.max(Due::of(&known, &seen));
+        due = due.max(Due::of(&known, &seen, reconciler.former().map(AsRef::as_ref)));
         let report = match due {
             // Nothing is known, so nothing is changed, an image that is in force included.
             _ if objects.unread && reconciler.former().is_none() => unread(&objects),
@@ -264,46 +267,6 @@ pub fn clean(places: &Places) -> Result<(), AgentError> {
 pub async fn stopped() -> Result<(), AgentError> {
     Stop::new()?.asked().await;
     Ok(())
-}
-
-/// What there is to do, the more the greater.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
-    /// Steps left over.
-    Rest,
-    /// Interfaces have changed.
-    Interfaces,
-    /// Something that the image depends on has changed.
-    Image,
-}
-
-impl Due {
-    /// What a change of the node makes necessary.
-    fn of(known: &NodeState, seen: &NodeState) -> Self {
-        let NodeState {
-            addresses,
-            local_ranges,
-            tunnel_peers,
-            connected,
-            pod_interfaces,
-            interfaces,
-            missing,
-            unguardable,
-        } = seen;
-        let same_image = *addresses == known.addresses
-            && *local_ranges == known.local_ranges
-            && *tunnel_peers == known.tunnel_peers
-            && *connected == known.connected
-            && *pod_interfaces == known.pod_interfaces;
-        let same_interfaces = *interfaces == known.interfaces
-            && *missing == known.missing
-            && *unguardable == known.unguardable;
-        match (same_image, same_interfaces) {
-            (false, _) => Self::Image,
-            (true, false) => Self::Interfaces,
-            (true, true) => Self::Rest,
-        }
-    }
 }
 
 /// What there is to report before the source has said anything.

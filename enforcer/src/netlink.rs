@@ -63,6 +63,13 @@ impl Requests {
         Ok(Self { socket, sequence: 0, piece: Vec::with_capacity(PIECE) })
     }
 
+    /// One on which the kernel heeds every attribute of a request, or refuses it (Linux 4.20).
+    pub(crate) fn open_strict() -> io::Result<Self> {
+        let requests = Self::open()?;
+        requests.socket.set_netlink_get_strict_chk(true)?;
+        Ok(requests)
+    }
+
     /// One that nobody answers.
     #[cfg(test)]
     pub(crate) fn deaf() -> Self {

@@ -7,12 +7,14 @@
 //! fails, the last state stays.
 //!
 //! Reading order: [`facts`] (what the kernel says), [`mod@classify`] (what it means; pure),
-//! `wire` (bytes to facts), `listing` and `events` (the sockets), `watch` (the loop).
+//! `wire` (bytes to facts), `listing` and `events` (the sockets), `pods` (what pods' ends hold), `watch`
+//! (the loop).
 
 pub mod classify;
 mod events;
 pub mod facts;
 mod listing;
+mod pods;
 mod watch;
 mod wire;
 
@@ -44,7 +46,8 @@ pub struct NodeState {
     /// Subnets that the uplinks are directly connected to, through their own addresses or those of
     /// bonds, VLANs and bridges above them. Neither single addresses nor link-local ones.
     pub connected: BTreeSet<IpNet>,
-    /// The host's ends of pods' interfaces, with the addresses of the pods.
+    /// The host's ends of pods' interfaces, those that are guarded, with the addresses of the pods,
+    /// link-local ones left out.
     pub pod_interfaces: Vec<PodInterface>,
     /// Interfaces to guard, by number.
     pub interfaces: Vec<Interface>,
@@ -149,6 +152,8 @@ pub enum Listing {
     RoutesV6,
     /// Neighbours.
     Neighbours,
+    /// Addresses of a device in a pod's network namespace.
+    PodAddresses,
 }
 
 impl fmt::Display for Listing {
@@ -159,6 +164,7 @@ impl fmt::Display for Listing {
             Self::RoutesV4 => "IPv4 routes",
             Self::RoutesV6 => "IPv6 routes",
             Self::Neighbours => "neighbours",
+            Self::PodAddresses => "addresses of a pod",
         })
     }
 }

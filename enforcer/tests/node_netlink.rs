@@ -2,116 +2,23 @@
 //!
 //! Needs root and `ip`, and fails without: `cargo test -p enforcer --test node_netlink`. With
 //! `-- --nocapture` it prints how long changes took to be published.
-//!
-//! Namespaces here have no name: they go with the last thread inside, also when a test fails.
 
 #![allow(clippy::unwrap_used, reason = "clippy takes helpers of tests for other code")]
 
+mod spaces;
+
 use std::{
     collections::BTreeSet,
-    io::Write,
     net::IpAddr,
-    process::{Command, Stdio},
-    sync::{Arc, mpsc},
-    thread,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use enforcer::node::{NodeState, NodeWatch, Selection, observe, watch};
-use enforcer_policy::{model::Side, plan::LinkLayer};
+use enforcer::node::{NodeState, Selection, observe};
+use enforcer_policy::plan::LinkLayer;
 use futures::TryStreamExt;
-use nix::{
-    sched::{CloneFlags, unshare},
-    unistd::{geteuid, getpid, gettid},
-};
-use tokio::{
-    sync::{oneshot, watch as channel},
-    task::JoinHandle,
-    time::timeout,
-};
-
-/// Far beyond what any change takes, for slow machines.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Runs a test on a thread with a network namespace of its own.
-fn alone<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
-    assert!(geteuid().is_root(), "makes network namespaces: run as root");
-    thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(test());
-        });
-        if let Err(panic) = inside.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-/// Another namespace, for the far ends of pairs; gone when dropped.
-struct Elsewhere {
-    path: String,
-    _end: mpsc::Sender<()>,
-}
-
-fn elsewhere() -> Elsewhere {
-    let (end, ended) = mpsc::channel::<()>();
-    let (started, thread_id) = mpsc::channel();
-    thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        started.send(gettid()).unwrap();
-        let _ = ended.recv();
-    });
-    let thread_id = thread_id.recv().unwrap();
-    Elsewhere { path: format!("/proc/{}/task/{thread_id}/ns/net", getpid()), _end: end }
-}
-
-/// Runs one `ip` with many commands, one a line, in the namespace of this thread.
-fn ip(batch: &str) {
-    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    ip.stdin.take().unwrap().write_all(batch.as_bytes()).unwrap();
-    assert!(ip.wait().unwrap().success(), "ip commands:\n{batch}");
-}
-
-struct Watched {
-    states: channel::Receiver<Arc<NodeState>>,
-    watch: NodeWatch,
-    node_addresses: channel::Sender<BTreeSet<IpAddr>>,
-}
-
-impl Watched {
-    async fn new(selection: Selection) -> Self {
-        let (node_addresses, receiver) = channel::channel(BTreeSet::new());
-        let watch = watch(selection, receiver).await.unwrap();
-        Self { states: watch.states(), watch, node_addresses }
-    }
-
-    async fn auto() -> Self {
-        Self::new(Selection::Auto).await
-    }
-
-    async fn until(&mut self, what: &str, reached: impl Fn(&NodeState) -> bool) {
-        let reached = timeout(PATIENCE, self.states.wait_for(|state| reached(state))).await;
-        let in_time = reached.map(|open| drop(open.unwrap())).is_ok();
-        assert!(in_time, "{what}: {:#?}", self.states.borrow());
-    }
-
-    /// As uplinks and tunnels.
-    async fn guards(&mut self, wanted: &[&str]) {
-        self.until(&format!("guards {wanted:?}"), |state| names(state) == wanted).await;
-    }
-
-    async fn guards_pods(&mut self, wanted: &[&str]) {
-        let same = |state: &NodeState| of_side(state, Side::Pod) == wanted;
-        self.until(&format!("guards pods at {wanted:?}"), same).await;
-    }
-
-    async fn answers_at(&mut self, wanted: &[&str]) {
-        let wanted: BTreeSet<IpAddr> = wanted.iter().map(|text| text.parse().unwrap()).collect();
-        let same = |state: &NodeState| state.addresses == wanted;
-        self.until(&format!("answers at {wanted:?}"), same).await;
-    }
-}
+use spaces::{PATIENCE, Watched, alone, elsewhere, ip, names};
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
 /// Runs `ip` while this thread takes states. Says how long it took, and when it ended.
 async fn meanwhile(batch: String) -> (Duration, Instant) {
@@ -150,15 +57,6 @@ impl Record {
         self.end.send(()).unwrap();
         self.states.await.unwrap()
     }
-}
-
-fn names(state: &NodeState) -> Vec<&str> {
-    of_side(state, Side::Uplink)
-}
-
-fn of_side(state: &NodeState, side: Side) -> Vec<&str> {
-    let interfaces = state.interfaces.iter().filter(|interface| interface.side == side);
-    interfaces.map(|interface| interface.name.as_str()).collect()
 }
 
 #[test]

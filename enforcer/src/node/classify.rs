@@ -11,7 +11,7 @@ use std::{
 };
 
 use enforcer_policy::{
-    model::Side,
+    model::{PodInterface, Side},
     plan::{Interface, LinkLayer},
 };
 use ipnet::IpNet;
@@ -72,6 +72,7 @@ pub fn classify(
             }
         }
     }
+    state.pod_interfaces = pod_interfaces(facts, &state.interfaces);
     state.unguardable.sort();
     state
 }
@@ -102,6 +103,18 @@ fn select(link: &Link, role: Role, state: &mut NodeState) {
         }),
         Header::NoIp => {}
     }
+}
+
+/// Those of the guarded interfaces that lead to a pod whose network namespace can be named.
+fn pod_interfaces(facts: &Facts, guarded: &[Interface]) -> Vec<PodInterface> {
+    let pods = guarded.iter().filter(|interface| interface.side == Side::Pod);
+    let pod = |Interface { index, name, .. }: &Interface| {
+        let netns = facts.links.get(index)?.far?.netns;
+        let addresses = facts.pods.get(index).into_iter().flatten();
+        let addresses = addresses.copied().filter(|address| !is_link_local(*address)).collect();
+        Some(PodInterface { index: *index, name: name.clone(), netns, addresses })
+    };
+    pods.filter_map(pod).collect()
 }
 
 /// What packets of a device begin with.

@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 
-/// One consistent listing of links, addresses, routes and neighbours.
+/// One consistent listing of links, addresses, routes and neighbours, and what pods' ends hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Network devices by number.
@@ -21,6 +21,9 @@ pub struct Facts {
     pub routes: Vec<Route>,
     /// Neighbours that somebody wrote down for good.
     pub neighbours: Vec<Neighbour>,
+    /// Addresses of the far ends of links that have one ([`Link::far`]), by number of the link. An
+    /// empty set where none can be asked.
+    pub pods: BTreeMap<u32, BTreeSet<IpAddr>>,
 }
 
 /// A network device.
@@ -36,10 +39,21 @@ pub struct Link {
     pub arphrd: u16,
     /// The device it stands on (VLAN), or the other end (veth).
     pub lower: Lower,
+    /// The other end, where that is in a network namespace that can be named.
+    pub far: Option<Far>,
     /// The bond, bridge, VRF or switch that it is a port of (`IFLA_MASTER`).
     pub controller: Option<u32>,
     /// Name of its port on a switch chip (`IFLA_PHYS_PORT_NAME`), `pf0vf1`.
     pub port_name: Option<String>,
+}
+
+/// The end of a pair that is in another network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Far {
+    /// Its number there (`IFLA_LINK`).
+    pub index: u32,
+    /// The number by which the node's network namespace knows the other one (`IFLA_LINK_NETNSID`).
+    pub netns: u32,
 }
 
 /// `IFLA_LINK`.

@@ -27,7 +27,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::chain::chain;
 
 use super::{
-    NodeError, NodeState, Selection, classify, events::Events, facts::Facts, listing::Lister,
+    NodeError, NodeState, Selection, classify,
+    events::Events,
+    facts::Facts,
+    listing::Lister,
+    pods::{Occasion, Pods},
 };
 
 /// Least time between the end of a look and the next one, which bursts share.
@@ -77,7 +81,11 @@ pub fn observe(
     selection: &Selection,
     node_addresses: &BTreeSet<IpAddr>,
 ) -> Result<NodeState, NodeError> {
-    Ok(classify(&Lister::open()?.facts()?, selection, node_addresses))
+    let mut lister = Lister::open()?;
+    let mut facts = lister.facts()?;
+    let occasion = Occasion::Look;
+    facts.pods = Pods::default().ask(&facts.links, &mut lister, occasion, Instant::now())?;
+    Ok(classify(&facts, selection, node_addresses))
 }
 
 /// Watches the network namespace of the calling thread, and returns when the first state is there.
@@ -123,16 +131,16 @@ fn run(inputs: Inputs, started: Started) {
 }
 
 async fn start(mut inputs: Inputs, started: Started) {
-    let (mut session, look) = match Session::open() {
+    let (mut session, mut settled) = match Session::open() {
         Ok(opened) => opened,
         Err(error) => return drop(started.send(Err(error))),
     };
-    let state = inputs.judge(&look.facts);
+    let state = inputs.judge(&session.facts);
     let (publisher, states) = watch::channel(Arc::new(state));
     if started.send(Ok(states)).is_err() {
         return;
     }
-    let (mut settled, mut wait) = (look.settled, BACKOFF.start);
+    let mut wait = BACKOFF.start;
     loop {
         let begin = Instant::now();
         let Some(error) = session.follow(&mut inputs, &publisher, settled).await else { return };
@@ -165,10 +173,10 @@ async fn reopen(
             () = sleep(*wait) => *wait = (*wait * 2).min(BACKOFF.end),
         }
         match Session::open() {
-            Ok((session, look)) => {
+            Ok((session, settled)) => {
                 tracing::info!("the node is observed again");
-                inputs.publish(&look.facts, publisher);
-                return Some((session, look.settled));
+                inputs.publish(&session.facts, publisher);
+                return Some((session, settled));
             }
             Err(again) => error = again,
         }
@@ -191,7 +199,7 @@ impl Inputs {
                 local_ranges,
                 tunnel_peers,
                 connected,
-                pod_interfaces: _,
+                pod_interfaces,
                 interfaces,
                 missing,
                 unguardable,
@@ -206,6 +214,7 @@ impl Inputs {
                 tunnel_peers = tunnel_peers.len(),
                 ?connected,
                 interfaces = interfaces.len(),
+                pods = pod_interfaces.iter().filter(|pod| !pod.addresses.is_empty()).count(),
                 appeared = ?names(&state, published),
                 vanished = ?names(published, &state),
                 ?missing,
@@ -222,37 +231,43 @@ impl Inputs {
 struct Session {
     events: Events,
     lister: Lister,
-}
-
-/// What one look saw.
-struct Look {
+    pods: Pods,
+    /// What was seen last.
     facts: Facts,
-    /// Nothing changed while looking.
-    settled: bool,
 }
 
 impl Session {
-    fn open() -> Result<(Self, Look), NodeError> {
+    fn open() -> Result<(Self, bool), NodeError> {
         // In this order: what changes after the first listing must be told.
         let events = Events::subscribe()?;
-        let mut session = Self { events, lister: Lister::open()? };
-        let look = session.look()?;
-        Ok((session, look))
+        let lister = Lister::open()?;
+        let mut session = Self { events, lister, pods: Pods::default(), facts: Facts::default() };
+        let settled = session.look()?;
+        Ok((session, settled))
     }
 
-    fn look(&mut self) -> Result<Look, NodeError> {
+    /// Lists everything. Whether nothing changed meanwhile.
+    fn look(&mut self) -> Result<bool, NodeError> {
         let mut repeats = 0;
-        loop {
+        let settled = loop {
             self.events.drain()?;
-            let facts = self.lister.facts()?;
-            self.events.ignore_addresses_of(facts.service_device());
-            self.events.heed_neighbours_of(facts.tunnels());
+            self.facts = self.lister.facts()?;
+            self.events.ignore_addresses_of(self.facts.service_device());
+            self.events.heed_neighbours_of(self.facts.tunnels());
             let settled = !self.events.drain()?;
             if settled || repeats == REPEATS {
-                return Ok(Look { facts, settled });
+                break settled;
             }
             repeats += 1;
-        }
+        };
+        self.ask_pods(Occasion::Look)?;
+        Ok(settled)
+    }
+
+    fn ask_pods(&mut self, occasion: Occasion) -> Result<(), NodeError> {
+        let Self { pods, facts, lister, events: _ } = self;
+        facts.pods = pods.ask(&facts.links, lister, occasion, Instant::now())?;
+        Ok(())
     }
 
     /// Publishes changes until the sockets fail; `None` when told to stop.
@@ -266,7 +281,9 @@ impl Session {
         let mut told = true;
         let mut askers = Vec::new();
         loop {
-            let wait = if due { pause } else { SAFETY }.saturating_sub(looked.elapsed());
+            let look_at = looked + if due { pause } else { SAFETY };
+            let wake_at = self.pods.due().map_or(look_at, |ask_at| ask_at.min(look_at));
+            let wait = wake_at.saturating_duration_since(Instant::now());
             if wait > Duration::ZERO {
                 tokio::select! {
                     biased;
@@ -284,10 +301,17 @@ impl Session {
                 }
             }
             let begin = Instant::now();
+            if askers.is_empty() && begin < look_at {
+                if let Err(error) = self.ask_pods(Occasion::Due) {
+                    return Some(error);
+                }
+                inputs.publish(&self.facts, publisher);
+                continue;
+            }
             match self.look() {
-                Ok(look) => {
-                    inputs.publish(&look.facts, publisher);
-                    due = !look.settled;
+                Ok(settled) => {
+                    inputs.publish(&self.facts, publisher);
+                    due = !settled;
                     for asker in askers.drain(..) {
                         // One that has given up does not listen any more.
                         let _: Result<(), ()> = asker.send(());
@@ -317,12 +341,12 @@ mod tests {
         let (_asked, asked) = mpsc::unbounded_channel();
         let selection = Selection::Auto;
         let mut inputs = Inputs { selection, node_addresses, asked, stop: stop.clone() };
-        let (mut session, look) = Session::open().unwrap();
-        let (publisher, states) = watch::channel(Arc::new(inputs.judge(&look.facts)));
+        let (mut session, settled) = Session::open().unwrap();
+        let (publisher, states) = watch::channel(Arc::new(inputs.judge(&session.facts)));
         session.lister = Lister::deaf();
         addresses.send(BTreeSet::from([[192, 0, 2, 1].into()])).unwrap();
 
-        let error = session.follow(&mut inputs, &publisher, look.settled).await.unwrap();
+        let error = session.follow(&mut inputs, &publisher, settled).await.unwrap();
         assert!(matches!(error, NodeError::List { .. }), "{error:?}");
         assert!(chain(&error).contains("Connection refused"), "{}", chain(&error));
         assert!(!states.has_changed().unwrap());

@@ -12,7 +12,7 @@ use rtnetlink::{
     packet_core::{DecodeError, Emitable, NlaBuffer, NlasIterator, parse_ip, parse_u32},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        address::{AddressHeader, AddressMessage},
+        address::{AddressAttribute, AddressHeader, AddressMessage},
         link::{LinkAttribute, LinkExtentMask, LinkHeader, LinkMessage},
         neighbour::{NeighbourHeader, NeighbourMessage, NeighbourState},
         route::{RouteHeader, RouteMessage, RouteType},
@@ -21,7 +21,7 @@ use rtnetlink::{
 
 use super::{
     Listing,
-    facts::{Assigned, Kind, Link, Lower, Neighbour, Route},
+    facts::{Assigned, Far, Kind, Link, Lower, Neighbour, Route},
 };
 
 /// The request that makes the kernel list everything of this sort.
@@ -37,42 +37,60 @@ pub(super) fn request(listing: Listing) -> RouteNetlinkMessage {
             message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
             RouteNetlinkMessage::GetLink(message)
         }
-        Listing::Addresses => RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        Listing::Addresses | Listing::PodAddresses => {
+            RouteNetlinkMessage::GetAddress(AddressMessage::default())
+        }
         Listing::RoutesV4 => routes(AddressFamily::Inet),
         Listing::RoutesV6 => routes(AddressFamily::Inet6),
         Listing::Neighbours => RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
     }
 }
 
+/// The request that makes the kernel list the addresses of a device in another network namespace.
+/// It is heeded on a socket that checks strictly; on others the kernel lists its own addresses.
+pub(super) fn far_addresses(far: Far, family: AddressFamily) -> RouteNetlinkMessage {
+    let Far { index, netns } = far;
+    let mut message = AddressMessage::default();
+    (message.header.family, message.header.index) = (family, index);
+    let netns = i32::try_from(netns).unwrap_or(-1);
+    message.attributes.push(AddressAttribute::TargetNetNsId(netns));
+    RouteNetlinkMessage::GetAddress(message)
+}
+
 /// Reads a network device.
 pub(super) fn link(payload: &[u8]) -> Result<Link, DecodeError> {
     let header = LinkHeader::parse(payload)?;
     let (mut name, mut info_kind, mut lower) = (None, None, None);
-    let (mut elsewhere, mut controller, mut port_name) = (false, None, None);
+    let (mut netns, mut controller, mut port_name) = (None, None, None);
     for attribute in attributes(payload, header.buffer_len()) {
         let attribute = attribute?;
         let value = attribute.value();
         match attribute.kind() {
             libc::IFLA_IFNAME => name = Some(text(value)),
             libc::IFLA_LINK => lower = Some(parse_u32(value)?),
-            libc::IFLA_LINK_NETNSID => elsewhere = true,
+            libc::IFLA_LINK_NETNSID => netns = Some(parse_u32(value)?),
             libc::IFLA_MASTER => controller = Some(parse_u32(value)?),
             libc::IFLA_PHYS_PORT_NAME => port_name = Some(text(value)),
             libc::IFLA_LINKINFO => info_kind = kind_in(value)?,
             _ => {}
         }
     }
+    let kind = Kind::of(info_kind.as_deref());
+    // A namespace that is about to go has no number: -1.
+    let named = netns.filter(|netns| i32::try_from(*netns).is_ok() && kind == Kind::Pair);
+    let far = lower.zip(named).map(|(index, netns)| Far { index, netns });
     Ok(Link {
         index: header.index,
         name: name.ok_or_else(|| DecodeError::from("a network device without a name"))?,
-        kind: Kind::of(info_kind.as_deref()),
+        kind,
         arphrd: header.link_layer_type.into(),
         lower: match lower {
-            _ if elsewhere => Lower::Elsewhere,
+            _ if netns.is_some() => Lower::Elsewhere,
             // 0: a tunnel that is bound to no device.
             None | Some(0) => Lower::None,
             Some(index) => Lower::Here(index),
         },
+        far,
         controller: controller.filter(|index| *index != 0),
         port_name,
     })
@@ -254,6 +272,7 @@ mod tests {
             kind: Kind::Stacked,
             arphrd: libc::ARPHRD_ETHER,
             lower: Lower::Here(3),
+            far: None,
             controller: Some(9),
             port_name: None,
         };
@@ -262,13 +281,20 @@ mod tests {
 
     #[test]
     fn a_lower_device_in_another_namespace_is_not_one_of_ours() {
-        let attributes = [
-            attribute(libc::IFLA_IFNAME, b"eth0\0"),
-            attribute(libc::IFLA_LINK, &3u32.to_ne_bytes()),
-            attribute(libc::IFLA_LINK_NETNSID, &0u32.to_ne_bytes()),
-        ];
-        let read = link(&link_message(libc::ARPHRD_ETHER, 2, &attributes)).unwrap();
-        assert_eq!(read.lower, Lower::Elsewhere);
+        let read = |kind: &[u8], netns: i32| {
+            let attributes = [
+                attribute(libc::IFLA_IFNAME, b"eth0\0"),
+                attribute(libc::IFLA_LINK, &3u32.to_ne_bytes()),
+                attribute(libc::IFLA_LINK_NETNSID, &netns.to_ne_bytes()),
+                attribute(libc::IFLA_LINKINFO, &attribute(libc::IFLA_INFO_KIND, kind)),
+            ];
+            let read = link(&link_message(libc::ARPHRD_ETHER, 2, &attributes)).unwrap();
+            assert_eq!(read.lower, Lower::Elsewhere);
+            read.far
+        };
+        assert_eq!(read(b"veth\0", 4), Some(Far { index: 3, netns: 4 }));
+        assert_eq!(read(b"veth\0", -1), None);
+        assert_eq!(read(b"macvlan\0", 4), None);
     }
 
     #[test]

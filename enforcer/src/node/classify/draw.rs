@@ -35,6 +35,7 @@ impl Node {
             kind: Kind::of(kind),
             arphrd: libc::ARPHRD_ETHER,
             lower: Lower::None,
+            far: None,
             controller: None,
             port_name: None,
         };
