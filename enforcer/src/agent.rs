@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::due::Due;
 use crate::{
-    args::{self, Places, Run},
+    args::{self, EgressDnsOption, Places, Run},
     kernel::{self, CounterTable, Kernel, KernelError},
     node::{self, NodeState},
     observe::{self, Metrics, events, lease},
@@ -128,6 +128,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         seed_name: run.seed.clone(),
         kubermatic_namespace: run.kubermatic_namespace.clone(),
         guard_pods: run.guard_pods(),
+        egress: run.egress(),
     };
     let state = State::open(&run.places.state)?;
     let former = state.load();
@@ -217,6 +218,7 @@ fn choice(run: &Run) -> Result<Choice, OpenError> {
             access: Access::find(file.clone())?,
             node: run.node.clone(),
             kubermatic_namespace: run.kubermatic_namespace.clone(),
+            dns: run.egress_dns == EgressDnsOption::Derived,
             namespace: namespace(run),
             hold: run.kubernetes.hold_below,
         }),

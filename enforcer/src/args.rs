@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::{
     kernel::Attach,
     node::Selection,
-    source::{GuardPods, kubernetes::Hold},
+    source::{Destination, EgressDns, EgressSettings, GuardPods, kubernetes::Hold},
 };
 
 /// Enforces in the kernel of a seed node who may reach each user cluster's API server.
@@ -108,6 +108,13 @@ pub struct Run {
     /// or a load balancer targets pods.
     #[arg(long, value_enum, default_value = "auto")]
     pub guard_pods: GuardPodsOption,
+    /// Whom API servers with limited egress may ask for names: `any` is anybody, at port 53; `derived`
+    /// the resolvers of cluster and seed, and what --egress-allow names.
+    #[arg(long, value_enum, default_value = "any")]
+    pub egress_dns: EgressDnsOption,
+    /// Destinations that all API servers may connect to: CIDR, CIDR:PORT, [CIDR]:PORT for IPv6.
+    #[arg(long, value_name = "CIDR[:PORT]", value_delimiter = ',')]
+    pub egress_allow: Vec<Destination>,
     /// Whether the Seed's default ranges also restrict clusters without a list of their own.
     #[arg(long, value_enum, default_value = "appended")]
     pub seed_defaults: SeedDefaultsOption,
@@ -171,6 +178,18 @@ impl Run {
             GuardPodsOption::Auto => GuardPods::Auto,
             GuardPodsOption::On => GuardPods::On,
             GuardPodsOption::Off => GuardPods::Off,
+        }
+    }
+
+    /// What API servers may connect to besides what objects say.
+    #[must_use]
+    pub fn egress(&self) -> EgressSettings {
+        EgressSettings {
+            dns: match self.egress_dns {
+                EgressDnsOption::Any => EgressDns::Any,
+                EgressDnsOption::Derived => EgressDns::Derived,
+            },
+            allow: self.egress_allow.clone(),
         }
     }
 }
@@ -246,6 +265,15 @@ pub enum GuardPodsOption {
     Off,
 }
 
+/// `--egress-dns`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EgressDnsOption {
+    /// As KKP does: anybody, at port 53.
+    Any,
+    /// The resolvers of cluster and seed, and what is allowed besides.
+    Derived,
+}
+
 /// `--log-format`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -316,6 +344,7 @@ mod tests {
         assert_eq!(run.listen.to_string(), "127.0.0.1:9464");
         assert_eq!(run.policy(), Options::default());
         assert_eq!(run.guard_pods(), GuardPods::Auto);
+        assert_eq!(run.egress(), EgressSettings::default());
     }
 
     #[test]
@@ -360,6 +389,15 @@ mod tests {
     }
 
     #[test]
+    fn egress_is_widened_by_ranges_with_and_without_a_port_and_narrowed_for_names() {
+        let allow = "10.1.2.3/8,192.0.2.1:443,[2001:db8::/32]:8443";
+        let egress = run(&["--egress-dns=derived", "--egress-allow", allow]).unwrap().egress();
+        assert_eq!(egress.dns, EgressDns::Derived);
+        let shown: Vec<String> = egress.allow.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.0.0.0/8", "192.0.2.1/32:443", "[2001:db8::/32]:8443"]);
+    }
+
+    #[test]
     fn what_is_not_understood_is_an_error() {
         for wrong in [
             ["--source", "kubernetes="],
@@ -375,6 +413,9 @@ mod tests {
             ["--lb-ranges", "nowhere"],
             ["--guard-pods", "yes"],
             ["--mode", "off"],
+            ["--egress-dns", "none"],
+            ["--egress-allow", "proxy.example.com:443"],
+            ["--egress-allow", "10.0.0.0/8:0"],
         ] {
             assert!(run(&wrong).is_err(), "{wrong:?}");
         }

@@ -6,6 +6,8 @@
 mod links;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,7 +27,7 @@ use crate::{
     chain::chain,
     kernel::{Kernel, KernelError},
     node::NodeState,
-    source::{Objects, Settings, Translated, translate},
+    source::{Learned, Objects, Settings, Translated, translate},
 };
 
 /// Owns the kernel's side.
@@ -34,6 +36,8 @@ pub struct Reconciler {
     settings: Settings,
     compiler: Compiler,
     former: Option<Arc<Snapshot>>,
+    learned: Learned,
+    names: BTreeSet<String>,
     links: Links,
     report: Report,
 }
@@ -91,6 +95,8 @@ impl Reconciler {
             settings,
             compiler: Compiler::default(),
             former: former.map(Arc::new),
+            learned: Learned::default(),
+            names: BTreeSet::new(),
             links: Links::default(),
             report: Report::default(),
         }
@@ -102,6 +108,17 @@ impl Reconciler {
         self.former.as_ref()
     }
 
+    /// Takes note of the addresses that hosts in URLs have.
+    pub fn learn_names(&mut self, names: BTreeMap<String, BTreeSet<IpAddr>>) {
+        self.learned.names = names;
+    }
+
+    /// The hosts in URLs whose addresses are to be found out.
+    #[must_use]
+    pub fn names(&self) -> &BTreeSet<String> {
+        &self.names
+    }
+
     /// Makes the kernel enforce the objects, and begins to guard the node's interfaces.
     pub fn reconcile(
         &mut self,
@@ -111,8 +128,9 @@ impl Reconciler {
     ) -> Report {
         let begin = Instant::now();
         let former = self.former.as_deref();
-        let Translated { snapshot, mut problems } =
-            translate(objects, &self.settings, this_node, former);
+        let Translated { snapshot, mut problems, names } =
+            translate(objects, &self.settings, this_node, &self.learned, former);
+        self.names = names;
         let (rules, conflicts) = self.compiler.compile(&snapshot);
         problems.extend(conflicts);
         let ranges = node.local_ranges.iter();

@@ -19,7 +19,10 @@ pub use self::{
     kubernetes::{AccessError, Kubernetes},
     manifests::{Manifests, SourceError},
     store::Objects,
-    translate::{GuardPods, Settings, Translated, translate},
+    translate::{
+        Destination, DestinationError, EgressDns, EgressSettings, GuardPods, Learned, Settings,
+        Translated, translate,
+    },
 };
 
 /// Where objects come from.

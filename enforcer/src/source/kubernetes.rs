@@ -79,6 +79,8 @@ pub struct Options {
     pub node: String,
     /// `--kubermatic-namespace`
     pub kubermatic_namespace: String,
+    /// Whether the seed's own DNS matters (`--egress-dns=derived`).
+    pub dns: bool,
     /// Namespace that the agent runs in, if it is known.
     pub namespace: Option<String>,
     /// `--hold-below`
@@ -112,7 +114,7 @@ impl Kubernetes {
     /// is tried again without end.
     pub async fn open(options: Options, former: Option<&Snapshot>) -> Result<Self, AccessError> {
         options.access.client().await?;
-        let watches = watches::all(&options.node, &options.kubermatic_namespace);
+        let watches = watches::all(&options.node, &options.kubermatic_namespace, options.dns);
         let Options { access, namespace, hold, .. } = options;
         let tables = Tables::new(&watches, hold, namespace, former, SystemTime::now());
         let (say, objects) = channel::channel(Arc::new(tables.objects()));

@@ -1,6 +1,7 @@
 //! From the seed's objects to the snapshot that decisions are made from.
 //!
-//! Input: [`Objects`], what the operator set, this node, and the former snapshot. Output: the new
+//! Input: [`Objects`], what the operator set, this node, what the agent learned by itself, and the
+//! former snapshot. Output: the new
 //! [`Snapshot`] and every problem in the input. Pure. Invariants: equal input gives equal output;
 //! an error in the input never removes a restriction. What cannot be read is taken from the former
 //! snapshot; where that knows nothing of it, a list of ranges that cannot be read counts as one
@@ -8,6 +9,7 @@
 
 mod allowed;
 mod clusters;
+pub(super) mod egress;
 mod frontends;
 mod guard_pods;
 mod nodes;
@@ -18,13 +20,18 @@ mod seed;
 mod shared_proxy;
 mod unread;
 
+use std::collections::BTreeSet;
+
 use enforcer_policy::{
     model::{Options, Snapshot, ThisNode},
     problem::Problem,
 };
 
-pub use self::guard_pods::GuardPods;
-use self::{guard_pods::Guard, report::Report, shared_proxy::SharedProxy};
+use self::{egress::Shared, guard_pods::Guard, report::Report, shared_proxy::SharedProxy};
+pub use self::{
+    egress::{Destination, DestinationError, EgressDns, EgressSettings, Learned},
+    guard_pods::GuardPods,
+};
 use super::store::Objects;
 
 /// What the operator set, as far as it matters here.
@@ -38,6 +45,8 @@ pub struct Settings {
     pub kubermatic_namespace: String,
     /// `--guard-pods`
     pub guard_pods: GuardPods,
+    /// What the operator set about egress.
+    pub egress: EgressSettings,
 }
 
 /// The result of a translation.
@@ -47,21 +56,28 @@ pub struct Translated {
     pub snapshot: Snapshot,
     /// What is wrong with the input, each problem once, in order.
     pub problems: Vec<Problem>,
+    /// Hosts in URLs whose addresses are to be found out: see [`Learned`].
+    pub names: BTreeSet<String>,
 }
 
-/// Translates objects. `former` is the snapshot that is in force, or was before a restart.
+/// Translates objects. `learned` is what the agent found out by itself, `former` the snapshot that is in
+/// force, or was before a restart.
 #[must_use]
 pub fn translate(
     objects: &Objects,
     settings: &Settings,
     this_node: &ThisNode,
+    learned: &Learned,
     former: Option<&Snapshot>,
 ) -> Translated {
     let mut report = Report::new(objects);
     let seed = seed::choose(objects, settings, former, &mut report);
     let nodes = nodes::translate(objects, former, &mut report);
     let guard = Guard::decide(objects, settings, &nodes, this_node, &mut report);
-    let mut clusters = clusters::translate(objects, settings, &seed, &guard, former, &mut report);
+    let shared = Shared::new(objects, settings, &nodes, &guard.hosts, this_node, learned);
+    let mut clusters =
+        clusters::translate(objects, settings, &seed, &guard, &shared, former, &mut report);
+    let names = shared.names();
     let SharedProxy { frontends: shared_proxy, pods: shared_proxy_pods } = shared_proxy::distribute(
         objects,
         &settings.kubermatic_namespace,
@@ -79,7 +95,7 @@ pub fn translate(
         nodes,
         this_node: this_node.clone(),
     };
-    Translated { snapshot, problems: report.finish() }
+    Translated { snapshot, problems: report.finish(), names }
 }
 
 #[cfg(test)]

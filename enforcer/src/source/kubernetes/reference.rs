@@ -2,7 +2,8 @@
 //!
 //! Input: the snapshot that was enforced last and a watch. Output: the keys that its first list is
 //! compared with. Pods are not among them: the snapshot knows their addresses only, and those of
-//! API servers are in EndpointSlices too.
+//! API servers are in EndpointSlices too. Nor are the objects that tell whom API servers connect to: of
+//! most of them the snapshot knows nothing.
 
 use std::collections::BTreeSet;
 
@@ -23,6 +24,9 @@ pub(super) fn of(former: &Snapshot, watch: &Watch) -> BTreeSet<Key> {
         this_node: _,
     } = former;
     let clusters = clusters.values();
+    if !watch.exposes {
+        return BTreeSet::new();
+    }
     match watch.kind {
         Kind::Cluster => clusters.map(|cluster| Key::new("", &cluster.id.0)).collect(),
         Kind::Seed => {

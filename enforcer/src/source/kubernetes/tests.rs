@@ -86,7 +86,7 @@ fn gone() -> Value {
 
 /// What the watch of Nodes hears until it has heard this many things.
 async fn heard(client: &Client, number: usize) -> Vec<String> {
-    let watches = watches::all("n1", "kubermatic");
+    let watches = watches::all("n1", "kubermatic", false);
     let watch = watches.into_iter().find(|watch| watch.kind == Kind::Node).unwrap();
     let (say, mut heard) = mpsc::channel(1);
     let mut tasks = JoinSet::new();

@@ -5,8 +5,10 @@
 //! Invariant: a watch never ends; after an error it waits, longer each time and never as long as its
 //! neighbours do, and where it is not sure to have heard everything it lists anew.
 //!
-//! Selectors keep it small: Services and EndpointSlices by the names that KKP gives them, Pods of this
-//! node alone. Field selectors know no "or", so that each name of a Service is a watch of its own.
+//! Selectors keep it small: Services and EndpointSlices by the names and labels that KKP gives them, Pods
+//! of this node alone, but for Kyverno's, whose services have no certain name. Field selectors know no
+//! "or", so that each name of a Service without a label is a watch of its own. Whom API servers connect
+//! to is known by EndpointSlices, which are a fifth of the pods' size and change less often.
 
 use std::time::Duration;
 
@@ -22,15 +24,29 @@ use crate::chain::chain;
 use crate::source::{
     objects::{Cluster, ClusterTemplate, EndpointSlice, Kind, Namespace, Node, Pod, Seed, Service},
     store::Key,
+    translate::egress::{API_SERVER, DNS_NAMESPACE, INGRESS_NAMESPACES},
 };
 
 /// Services through which clients reach control planes.
 const SERVICES: [&str; 4] =
     ["apiserver-external", "front-loadbalancer", "konnectivity-server", "openvpn-server"];
 
-/// Services whose pods are the peers of a control plane, wherever they run.
-const PEERS: &str = "kubernetes.io/service-name in \
-    (apiserver-external,front-loadbalancer,konnectivity-server,nodeport-proxy,openvpn-server)";
+/// Services whose pods are the peers of a control plane, wherever they run: of those through which
+/// clients come, and of those that API servers connect to, `kubernetes` for the seed's own.
+const PEERS: &str = "kubernetes.io/service-name in (\
+    apiserver-external,dns-resolver,etcd,front-loadbalancer,konnectivity-server,kubernetes,\
+    machine-controller-webhook,metrics-server,nodeport-proxy,openvpn-server,\
+    operating-system-manager-webhook,usercluster-webhook)";
+
+/// Services that API servers connect to; KKP labels them as it does their pods.
+const PEER_SERVICES: &str = "app in (machine-controller-webhook,metrics-server,\
+    operating-system-manager-webhook,usercluster-webhook)";
+
+/// Pods and services of Kyverno, in whichever namespace.
+const KYVERNO: &str = "app.kubernetes.io/component=admission-controller";
+
+/// The seed's own DNS.
+const SEED_DNS: &str = "k8s-app=kube-dns";
 
 /// Objects of one page of a list: a page of Clusters is then some 4 MiB.
 const PAGE: u32 = 250;
@@ -49,6 +65,9 @@ pub(super) struct Watch {
     pub(super) namespace: Option<String>,
     /// Their name, if it is one.
     pub(super) object: Option<&'static str>,
+    /// Whether clients reach control planes by these objects: the former snapshot tells which were
+    /// there.
+    pub(super) exposes: bool,
     labels: Option<&'static str>,
     fields: Option<String>,
 }
@@ -77,8 +96,8 @@ pub(super) enum Heard {
     },
 }
 
-/// Everything that an agent watches.
-pub(super) fn all(node: &str, kubermatic_namespace: &str) -> Vec<Watch> {
+/// Everything that an agent watches; `dns`: the seed's own DNS too.
+pub(super) fn all(node: &str, kubermatic_namespace: &str, dns: bool) -> Vec<Watch> {
     let ours = || Some(kubermatic_namespace.to_owned());
     let on_node = || Some(format!("spec.nodeName={node}"));
     let mut watches = vec![
@@ -89,8 +108,12 @@ pub(super) fn all(node: &str, kubermatic_namespace: &str) -> Vec<Watch> {
             ..Watch::of(Kind::ClusterTemplate, "clustertemplates.kubermatic.k8c.io")
         },
         Watch::of(Kind::Namespace, "namespaces"),
-        Watch { namespace: ours(), ..Watch::of(Kind::Service, "services of KKP") },
-        Watch { labels: Some(PEERS), ..Watch::of(Kind::EndpointSlice, "endpointslices") },
+        Watch { namespace: ours(), exposes: true, ..Watch::of(Kind::Service, "services of KKP") },
+        Watch {
+            labels: Some(PEERS),
+            exposes: true,
+            ..Watch::of(Kind::EndpointSlice, "endpointslices")
+        },
         Watch {
             labels: Some("cluster"),
             fields: on_node(),
@@ -105,16 +128,50 @@ pub(super) fn all(node: &str, kubermatic_namespace: &str) -> Vec<Watch> {
     ];
     watches.extend(SERVICES.map(|name| Watch {
         object: Some(name),
-        fields: Some(format!("metadata.name={name}")),
-        ..Watch::of(Kind::Service, &format!("services {name}"))
+        exposes: true,
+        ..Watch::named(name)
     }));
+    watches.extend(of_egress());
+    if dns {
+        watches.extend([Kind::Service, Kind::EndpointSlice].map(|kind| Watch {
+            namespace: Some(DNS_NAMESPACE.to_owned()),
+            labels: Some(SEED_DNS),
+            ..Watch::of(kind, &format!("{kind}s of the seed's DNS"))
+        }));
+    }
+    watches
+}
+
+/// What is watched only for the sake of what API servers connect to.
+fn of_egress() -> Vec<Watch> {
+    let (api_server_namespace, api_server) = API_SERVER;
+    let mut watches = vec![
+        Watch { labels: Some(PEER_SERVICES), ..Watch::of(Kind::Service, "services of webhooks") },
+        Watch::named("dns-resolver"),
+        Watch { namespace: Some(api_server_namespace.to_owned()), ..Watch::named(api_server) },
+        Watch { labels: Some(KYVERNO), ..Watch::of(Kind::Service, "services of Kyverno") },
+        Watch { labels: Some(KYVERNO), ..Watch::of(Kind::Pod, "pods of Kyverno") },
+    ];
+    for namespace in INGRESS_NAMESPACES {
+        watches.extend([Kind::Service, Kind::EndpointSlice].map(|kind| Watch {
+            namespace: Some(namespace.to_owned()),
+            ..Watch::of(kind, &format!("{kind}s in {namespace}"))
+        }));
+    }
     watches
 }
 
 impl Watch {
     fn of(kind: Kind, name: &str) -> Self {
         let name = name.to_owned();
-        Self { kind, name, namespace: None, object: None, labels: None, fields: None }
+        let exposes = matches!(kind, Kind::Cluster | Kind::Seed | Kind::Namespace | Kind::Node);
+        Self { kind, name, namespace: None, object: None, exposes, labels: None, fields: None }
+    }
+
+    /// Services of this name.
+    fn named(name: &'static str) -> Self {
+        let fields = Some(format!("metadata.name={name}"));
+        Self { fields, ..Self::of(Kind::Service, &format!("services {name}")) }
     }
 
     /// Follows the watch after a pause and says what it hears, with `number` to tell it from others.
@@ -232,12 +289,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_watched_and_pods_only_of_this_node() {
-        let watches = all("n1", "kkp");
+    fn every_kind_is_watched_and_pods_only_of_this_node_and_kyvernos() {
+        let watches = all("n1", "kkp", true);
         for kind in Kind::ALL {
             let mut of_kind = watches.iter().filter(|watch| watch.kind == kind).peekable();
             assert!(of_kind.peek().is_some(), "{kind}");
-            for watch in of_kind.filter(|_| kind == Kind::Pod) {
+            let of_node = |watch: &&Watch| kind == Kind::Pod && watch.labels != Some(KYVERNO);
+            for watch in of_kind.filter(of_node) {
                 assert_eq!(watch.config().field_selector.as_deref(), Some("spec.nodeName=n1"));
             }
         }
@@ -245,5 +303,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), watches.len());
+        // The README says how many.
+        assert_eq!((watches.len(), all("n1", "kkp", false).len()), (24, 22));
     }
 }

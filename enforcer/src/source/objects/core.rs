@@ -3,6 +3,8 @@
 //! Input: the JSON of the real objects. Output: where a control plane is reached, where its pods
 //! are, and what the seed's nodes are called. Addresses stay as written.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::{Metadata, null_is_absent};
@@ -37,6 +39,9 @@ pub struct ServiceSpec {
     /// `ports`
     #[serde(deserialize_with = "null_is_absent")]
     pub ports: Vec<ServicePort>,
+    /// `selector`: labels of the pods behind it; empty where its endpoints are made by hand.
+    #[serde(deserialize_with = "null_is_absent")]
+    pub selector: BTreeMap<String, String>,
     /// `clusterIPs`: addresses inside the seed; `None` where the service is headless.
     #[serde(rename = "clusterIPs", deserialize_with = "null_is_absent")]
     pub cluster_ips: Vec<String>,
@@ -170,6 +175,9 @@ pub struct Pod {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSpec {
+    /// `nodeName`; empty until it runs somewhere.
+    #[serde(deserialize_with = "null_is_absent")]
+    pub node_name: String,
     /// `hostNetwork`: the pod's addresses are its node's.
     #[serde(deserialize_with = "null_is_absent")]
     pub host_network: bool,

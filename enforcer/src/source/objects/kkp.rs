@@ -1,7 +1,7 @@
 //! Objects of `kubermatic.k8c.io/v1`.
 //!
 //! Input: the JSON of the real CRDs' objects. Output: the fields that decide who may enter, and
-//! those that later decide where an API server may go. Lists of ranges stay as written: judging
+//! those that decide where an API server may go. Lists of ranges stay as written: judging
 //! them is the work of `translate`.
 
 use std::collections::BTreeMap;

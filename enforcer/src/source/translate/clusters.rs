@@ -12,7 +12,9 @@ use enforcer_policy::{
 };
 
 use super::{
-    Settings, allowed, frontends,
+    Settings, allowed,
+    egress::{self, Gate, Shared, Subject},
+    frontends,
     guard_pods::Guard,
     pods, ranges,
     report::{Place, Report},
@@ -45,6 +47,7 @@ struct ControlPlane {
     namespace: String,
     strategy: ExposeStrategy,
     allowed: Option<RangeList>,
+    gate: Option<Gate>,
 }
 
 /// Translates all clusters.
@@ -53,6 +56,7 @@ pub(super) fn translate(
     settings: &Settings,
     seed: &Chosen,
     guard: &Guard,
+    shared: &Shared<'_>,
     former: Option<&Snapshot>,
     report: &mut Report,
 ) -> BTreeMap<ClusterId, model::Cluster> {
@@ -72,7 +76,7 @@ pub(super) fn translate(
         .into_iter()
         .map(|control_plane| {
             let former = former_of(&control_plane.id);
-            let cluster = complete(control_plane, objects, guard, former, report);
+            let cluster = complete(control_plane, objects, guard, shared, former, report);
             (cluster.id.clone(), cluster)
         })
         .collect()
@@ -132,7 +136,8 @@ fn read(
         }
         written => written.to_owned(),
     };
-    ControlPlane { id, namespace, strategy, allowed }
+    let gate = Gate::of(stored, place(""), report);
+    ControlPlane { id, namespace, strategy, allowed, gate }
 }
 
 /// Clusters that are there, or may be, and of which no version can be read.
@@ -148,13 +153,14 @@ fn unread_ids(objects: &Objects, former: Option<&Snapshot>) -> BTreeSet<ClusterI
 }
 
 fn unread(id: ClusterId, former: Option<&model::Cluster>) -> ControlPlane {
+    let gate = Gate::unread(former);
     if let Some(model::Cluster { namespace, strategy, allowed, .. }) = former.cloned() {
-        return ControlPlane { id, namespace, strategy, allowed };
+        return ControlPlane { id, namespace, strategy, allowed, gate };
     }
     let object = Kind::Cluster.reference("", &id.0);
     let place = Place { object: &object, file: "", field: allowed::ALLOWED_RANGES };
     let allowed = Some(ranges::unreadable(place));
-    ControlPlane { namespace: usual_namespace(&id), id, strategy: STRICTEST, allowed }
+    ControlPlane { namespace: usual_namespace(&id), id, strategy: STRICTEST, allowed, gate }
 }
 
 /// Where KKP puts the control plane of a cluster that does not say it yet.
@@ -197,10 +203,11 @@ fn complete(
     control_plane: ControlPlane,
     objects: &Objects,
     guard: &Guard,
+    shared: &Shared<'_>,
     former: Option<&model::Cluster>,
     report: &mut Report,
 ) -> model::Cluster {
-    let ControlPlane { id, namespace, strategy, allowed } = control_plane;
+    let ControlPlane { id, namespace, strategy, allowed, gate } = control_plane;
     let former = former.filter(|former| former.namespace == namespace);
 
     let mut frontends = BTreeSet::new();
@@ -216,6 +223,11 @@ fn complete(
         pods.own.extend(&former.own_pods);
         pods.api_servers.extend(&former.api_server_pods);
     }
+    let egress = gate.map(|gate| {
+        let subject = Subject { id: &id, namespace: &namespace };
+        let former = former.and_then(|former| former.egress.as_ref());
+        egress::of(&gate, subject, objects, shared, former, report)
+    });
     model::Cluster {
         id,
         namespace,
@@ -225,6 +237,6 @@ fn complete(
         own_pods: pods.own,
         api_server_pods: pods.api_servers,
         mode: Mode::Enforce,
-        egress: None,
+        egress,
     }
 }

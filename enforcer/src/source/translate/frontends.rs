@@ -93,7 +93,7 @@ const HEALTH_PORT: u16 = 8002;
 const HEALTH_PORT_NAME: &str = "healthz";
 
 /// Stands for the address of a Service that has none inside the seed.
-const HEADLESS: &str = "None";
+pub(super) const HEADLESS: &str = "None";
 
 /// What a Service of a role opens, in this namespace.
 pub(super) fn of(
@@ -249,14 +249,19 @@ fn addresses(
 
 /// `None` for protocols that are not guarded: nothing of a control plane speaks SCTP.
 fn protocol(text: &str, place: Place<'_>, report: &mut Report) -> Option<Protocol> {
+    let known = known_protocol(text);
+    if known.is_none() && text != "SCTP" {
+        let reason = "expected TCP, UDP or SCTP".to_owned();
+        report.add(place, text, ProblemKind::WrongShape { reason });
+    }
+    known
+}
+
+/// The protocols that are judged.
+pub(super) fn known_protocol(text: &str) -> Option<Protocol> {
     match text {
         "" | "TCP" => Some(Protocol::Tcp),
         "UDP" => Some(Protocol::Udp),
-        "SCTP" => None,
-        unknown => {
-            let reason = "expected TCP, UDP or SCTP".to_owned();
-            report.add(place, unknown, ProblemKind::WrongShape { reason });
-            None
-        }
+        _other => None,
     }
 }

@@ -36,11 +36,11 @@ pub(super) fn of(objects: &Objects, namespace: &str, hosts: &BTreeSet<IpAddr>) -
         }
     };
     for (_, stored) in in_namespace(&objects.pods, namespace) {
-        let is_api_server = stored.object.metadata.label("app") == API_SERVER;
+        let is_api_server = is_api_server(&stored.object);
         of_pod(&stored.object).for_each(|address| add(address, is_api_server));
     }
     for (_, stored) in in_namespace(&objects.endpoint_slices, namespace) {
-        let is_api_server = stored.object.metadata.label(SERVICE_LABEL) == API_SERVER_SERVICE;
+        let is_api_server = service(&stored.object) == API_SERVER_SERVICE;
         addresses(&stored.object).for_each(|address| add(address, is_api_server));
     }
     pods
@@ -53,7 +53,7 @@ pub(super) fn all(objects: &Objects) -> impl Iterator<Item = IpAddr> {
             || frontends::ROLES.iter().any(|role| role.service == name)
     };
     let slices = objects.endpoint_slices.values().map(|stored| &*stored.object);
-    let slices = slices.filter(move |slice| exposes(slice.metadata.label(SERVICE_LABEL)));
+    let slices = slices.filter(move |slice| exposes(service(slice)));
     let pods = objects.pods.values().flat_map(|stored| of_pod(&stored.object));
     pods.chain(slices.flat_map(addresses))
 }
@@ -66,7 +66,12 @@ pub(super) fn slices<'a>(
 ) -> impl Iterator<Item = &'a Stored<EndpointSlice>> {
     in_namespace(&objects.endpoint_slices, namespace)
         .map(|(_, stored)| stored)
-        .filter(move |stored| stored.object.metadata.label(SERVICE_LABEL) == service)
+        .filter(move |stored| self::service(&stored.object) == service)
+}
+
+/// The Service whose endpoints these are, empty where none is named.
+pub(super) fn service(slice: &EndpointSlice) -> &str {
+    slice.metadata.label(SERVICE_LABEL)
 }
 
 /// Addresses of endpoints, the ones that are not ready included.
@@ -83,11 +88,24 @@ pub(super) fn placed_addresses(slice: &EndpointSlice) -> impl Iterator<Item = (I
     })
 }
 
+/// Whether the pod is an API server of its namespace's cluster.
+pub(super) fn is_api_server(pod: &Pod) -> bool {
+    pod.metadata.label("app") == API_SERVER
+}
+
+/// Whether its containers will not run any more.
+pub(super) fn has_ended(pod: &Pod) -> bool {
+    matches!(pod.status.phase.as_str(), "Succeeded" | "Failed")
+}
+
 /// A pod's own addresses: none in the host's network, nor after its end.
-fn of_pod(pod: &Pod) -> impl Iterator<Item = IpAddr> {
-    let Pod { metadata: _, spec, status } = pod;
-    let ended = matches!(status.phase.as_str(), "Succeeded" | "Failed");
-    let has_own = !spec.host_network && !ended;
-    let all = status.pod_ips.iter().map(|ip| &ip.ip).chain([&status.pod_ip]);
-    all.filter(move |_| has_own).filter_map(|text| ranges::address(text))
+pub(super) fn of_pod(pod: &Pod) -> impl Iterator<Item = IpAddr> {
+    let has_own = !pod.spec.host_network && !has_ended(pod);
+    written_addresses(pod).filter(move |_| has_own)
+}
+
+/// Addresses in a pod's status.
+pub(super) fn written_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
+    let all = pod.status.pod_ips.iter().map(|ip| &ip.ip).chain([&pod.status.pod_ip]);
+    all.filter_map(|text| ranges::address(text))
 }

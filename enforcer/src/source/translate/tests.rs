@@ -1,6 +1,7 @@
 //! What objects mean, told as sentences over YAML as operators write it.
 
 mod allowed;
+mod egress;
 mod missing;
 mod objects;
 mod pods;
@@ -35,12 +36,23 @@ fn objects(documents: &[&str]) -> Objects {
     objects
 }
 
+/// Where nothing was learned besides.
+fn translate(
+    objects: &Objects,
+    settings: &Settings,
+    this_node: &ThisNode,
+    former: Option<&Snapshot>,
+) -> Translated {
+    super::translate(objects, settings, this_node, &Learned::default(), former)
+}
+
 fn settings() -> Settings {
     Settings {
         options: Options::default(),
         seed_name: None,
         kubermatic_namespace: "kubermatic".to_owned(),
         guard_pods: GuardPods::Auto,
+        egress: EgressSettings::default(),
     }
 }
 

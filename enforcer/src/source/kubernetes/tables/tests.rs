@@ -20,7 +20,7 @@ struct World {
 
 impl World {
     fn new(former: Option<&Snapshot>) -> Self {
-        let (watches, clock) = (all("n1", "kubermatic"), SystemTime::UNIX_EPOCH);
+        let (watches, clock) = (all("n1", "kubermatic", false), SystemTime::UNIX_EPOCH);
         let tables = Tables::new(&watches, HALF, Some(HOME.to_owned()), former, clock);
         Self { tables, watches, now: Instant::now(), clock }
     }
