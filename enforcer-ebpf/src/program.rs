@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_hdr_start_off::BPF_HDR_START_NET},
-    helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative},
+    helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data},
     programs::TcContext,
 };
 use enforcer_ebpf::{
@@ -24,6 +24,9 @@ use crate::{
     sockets::PodSockets,
     tell::{self, Direction},
 };
+
+/// Bytes that hold the header of a tunnel, an IPv6 header and the usual extension headers.
+const READABLE: u32 = 256;
 
 /// Judges the packet of this context at the common depth and acts; `None` if that cannot tell.
 #[inline(always)]
@@ -46,7 +49,8 @@ pub(crate) fn common<T: Tables>(
 pub(crate) fn full<T: Tables>(ctx: &TcContext, side: Side, link: Link, tables: &T) -> i32 {
     let packet = Copied { ctx, from: Start::Data };
     let mut judgement = judge(&packet, side, link, Depth::Full, tables);
-    if matches!(link, Link::Raw) && !judgement.is_guarded() {
+    if matches!(link, Link::Raw) && !judgement.is_guarded() && begins_elsewhere(ctx) {
+        make_readable(ctx);
         let packet = Copied { ctx, from: Start::Network };
         judgement = judge(&packet, side, link, Depth::Full, tables);
     }
@@ -128,6 +132,21 @@ fn say<T: Tables>(judgement: Judgement, tables: &T) -> i32 {
         }
         Judgement::Unclear => explained(Reason::Unguarded as u32, false, false, 0).cast_signed(),
     }
+}
+
+/// Whether the network header stands elsewhere than where the hook sees the packet begin. Lengths are
+/// among the first eight bytes, so that two headers of which one holds the other differ there.
+#[inline(always)]
+fn begins_elsewhere(ctx: &TcContext) -> bool {
+    let first = |from| Copied { ctx, from }.load::<u64>(0);
+    first(Start::Data) != first(Start::Network)
+}
+
+/// Moves headers into the linear part: reading from the network header on reaches no further.
+#[inline(always)]
+fn make_readable(ctx: &TcContext) {
+    // SAFETY: the context is the one of this call.
+    unsafe { bpf_skb_pull_data(ctx.skb.skb, READABLE.min(ctx.len())) };
 }
 
 /// Remembers the connection that an outgoing packet opens from a guarded port; says whether the

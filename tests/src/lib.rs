@@ -23,7 +23,8 @@
 //!    [`traffic::Traffic`] connects again and again, a [`pairs::PairStream`] sends tens of
 //!    thousands of numbered SYNs a second and knows of each whether it arrived. An
 //!    [`onlooker::Onlooker`] is somebody else's program behind ours.
-//! 7. [`packets`] makes any packet by hand and reads any back, [`raw`] sends and catches them.
+//! 7. [`packets`] makes any packet by hand and reads any back, [`raw`] sends and catches them;
+//!    [`shapes`] has every shape that a stranger may give a segment.
 //! 8. [`control_plane`] is a real API server for the nodes of a topology, or by itself;
 //!    [`watched`] is a stage whose agents read it with the rights that `deploy/base` gives them.
 //!    [`container`] runs the image on a node.
@@ -70,6 +71,7 @@ pub mod pairs;
 pub mod raw;
 pub mod seed;
 mod seen;
+pub mod shapes;
 pub mod stage;
 pub mod survey;
 pub mod talk;

@@ -131,6 +131,12 @@ pub(crate) const TIERS: &[Tier] = &[
         ])],
     },
     Tier {
+        name: "hostile",
+        proves: "no shape of packets gets a stranger to a guarded listener",
+        needs: NETWORKS,
+        steps: &[Step::Tests(&["--workspace", "--test", "hostile_*"])],
+    },
+    Tier {
         name: "cluster",
         proves: "the agent and deploy/ against a real API server",
         needs: CLUSTER,
