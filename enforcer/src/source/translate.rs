@@ -10,6 +10,7 @@ mod allowed;
 mod clusters;
 mod frontends;
 mod guard_pods;
+mod mode;
 mod nodes;
 mod pods;
 mod ranges;

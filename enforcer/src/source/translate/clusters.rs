@@ -7,14 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_policy::{
-    model::{self, ClusterId, ExposeStrategy, Mode, RangeList, Snapshot},
+    model::{self, ClusterId, ExposeStrategy, RangeList, Snapshot},
     problem::ProblemKind,
 };
 
 use super::{
     Settings, allowed, frontends,
     guard_pods::Guard,
-    pods, ranges,
+    mode, pods, ranges,
     report::{Place, Report},
     seed::Chosen,
     unread,
@@ -122,6 +122,7 @@ fn read(
         let (seed, defaults) = (seed.seed.as_ref(), settings.options.seed_defaults);
         allowed::report_tunneling(allowed.as_ref(), seed, defaults, place(""), report);
     }
+    mode::report_annotated(&stored.object, place(""), report);
     let namespace = match status.namespace_name.as_str() {
         "" => {
             let namespace = usual_namespace(&id);
@@ -216,6 +217,7 @@ fn complete(
         pods.own.extend(&former.own_pods);
         pods.api_servers.extend(&former.api_server_pods);
     }
+    let mode = mode::of(objects, &namespace, former, report);
     model::Cluster {
         id,
         namespace,
@@ -224,7 +226,7 @@ fn complete(
         frontends: frontends.into_iter().collect(),
         own_pods: pods.own,
         api_server_pods: pods.api_servers,
-        mode: Mode::Enforce,
+        mode,
         egress: None,
     }
 }

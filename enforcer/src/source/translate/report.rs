@@ -1,7 +1,7 @@
 //! Collects what is wrong.
 //!
 //! Input: problems, in any order. Output: each of them once, in order, with the cluster that it
-//! concerns: the object itself, or the one whose control-plane namespace holds it.
+//! concerns: the object itself, or the one whose control-plane namespace it is or is in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,6 +59,7 @@ impl Report {
         let Self { problems, clusters } = self;
         let cluster_of = |object: &ObjectRef| match object.kind.as_str() {
             "Cluster" => Some(ClusterId(object.name.clone())),
+            "Namespace" => clusters.get(&object.name).cloned(),
             _namespaced => clusters.get(&object.namespace).cloned(),
         };
         let problems: BTreeSet<Problem> = problems

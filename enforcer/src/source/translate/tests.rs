@@ -2,6 +2,7 @@
 
 mod allowed;
 mod missing;
+mod mode;
 mod objects;
 mod pods;
 mod shared_proxy;
