@@ -24,10 +24,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     args::{self, Places, Run},
-    kernel::{self, CounterTable, Kernel, KernelError},
+    kernel::{self, CounterTable, EventRing, Kernel, KernelError},
     node::{self, NodeState},
     observe::{
-        self, Metrics, events, lease,
+        self, Metrics,
+        drops::{self, Drops},
+        events, lease,
         socket::{self, Answers},
     },
     reconcile::{Reconciler, Report},
@@ -152,7 +154,10 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     if let Source::Kubernetes(kubernetes) = &source {
         tell_kubernetes(&run, kubernetes, &statuses, &tasks, &cancelled);
     }
-    tell_operators(&run, &state, &statuses, &to_save, &tasks, &cancelled);
+    let events = EventRing::open(&run.places.bpffs)?;
+    let drops = Drops::default();
+    tasks.spawn(drops::read(events, drops.clone(), statuses.clone(), cancelled.clone()));
+    tell_operators(&run, &state, drops, &statuses, &to_save, &tasks, &cancelled);
     tasks.spawn(observe::serve(listener, statuses, Metrics::new(counters), cancelled.clone()));
     let saver = state::keep_saved(state, to_save);
     tasks.close();
@@ -258,6 +263,7 @@ fn tell_kubernetes(
 fn tell_operators(
     run: &Run,
     state: &State,
+    drops: Drops,
     statuses: &watch::Receiver<Arc<Status>>,
     snapshots: &watch::Receiver<Option<Arc<Snapshot>>>,
     tasks: &TaskTracker,
@@ -268,8 +274,8 @@ fn tell_operators(
     let path = state.socket();
     match socket::bind(&path) {
         Ok(listener) => {
-            let answers =
-                Answers { agent: Arc::clone(&agent), statuses: statuses.clone(), snapshots };
+            let (agent, statuses) = (Arc::clone(&agent), statuses.clone());
+            let answers = Answers { agent, statuses, snapshots, drops };
             tasks.spawn(socket::serve(listener, answers, cancelled.clone()));
         }
         Err(error) => tracing::warn!(

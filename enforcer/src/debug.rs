@@ -4,6 +4,8 @@
 //! nodes their Leases ([`nodes`]). Output: one view per command, as text or as JSON, and an exit code.
 //! Nothing here changes anything; a question that cannot be answered is one sentence on standard error.
 
+mod drops;
+mod explain;
 mod list;
 mod nodes;
 mod screen;
@@ -60,6 +62,11 @@ pub enum Question {
     Status(status::Options),
     /// Every API server: how it is reached, whom it admits, what was dropped.
     List,
+    /// What would become of a connection from SRC to a cluster or an address, and which range of which
+    /// object decides that. Asks the programs in force; nothing is counted.
+    Explain(explain::Options),
+    /// Denied packets with time, interface, source, destination, cluster and reason.
+    Drops(drops::Options),
     /// One API server: all its frontends, and every range with the object and field it came from.
     Show(show::Options),
 }
@@ -73,6 +80,9 @@ pub enum DebugError {
     /// The kernel's side cannot be read.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The question is not understood.
+    #[error(transparent)]
+    Explain(#[from] explain::ExplainError),
     /// The Leases cannot be read.
     #[error(transparent)]
     Nodes(#[from] nodes::NodesError),
@@ -97,6 +107,8 @@ pub enum DebugError {
 pub enum Outcome {
     /// Everything asked for is so: 0.
     Fine,
+    /// It would be denied: 3.
+    Denied,
     /// Something that was asked for is not enforced: 4.
     NotEnforced,
 }
@@ -105,6 +117,7 @@ impl Outcome {
     fn code(self) -> ExitCode {
         match self {
             Self::Fine => ExitCode::SUCCESS,
+            Self::Denied => ExitCode::from(3),
             Self::NotEnforced => ExitCode::from(4),
         }
     }
@@ -137,6 +150,13 @@ pub fn run(debug: Debug) -> Result<ExitCode, DebugError> {
         }
         Question::Status(options) => tell(&status::view(&Sight::look(&places)?, &options)?, output),
         Question::List => tell(&list::view(&Sight::look(&places)?)?, output),
+        Question::Drops(options) if options.follow => {
+            Ok(drops::follow(&Sight::look(&places)?, &options, output)?.code())
+        }
+        Question::Drops(options) => tell(&drops::view(&Sight::look(&places)?, &options)?, output),
+        Question::Explain(options) => {
+            tell(&explain::view(&Sight::look(&places)?, &options)?, output)
+        }
         Question::Show(options) => tell(&show::view(&Sight::look(&places)?, &options)?, output),
     }
 }
@@ -164,12 +184,19 @@ fn json<V: View>(view: &V) -> Result<String, DebugError> {
     text.map(|text| text + "\n").map_err(|error| DebugError::Write(error.into()))
 }
 
-/// Who reads may stop reading at any time.
-fn write(text: &str) -> Result<(), DebugError> {
+/// One of the lines of an answer that does not end.
+fn json_line(value: &impl Serialize) -> Result<String, DebugError> {
+    let text = serde_json::to_string(value);
+    text.map(|text| text + "\n").map_err(|error| DebugError::Write(error.into()))
+}
+
+/// Who reads may stop reading at any time: says whether anybody does.
+fn write(text: &str) -> Result<bool, DebugError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(DebugError::Write(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(DebugError::Write(error)),
     }
 }
 

@@ -8,6 +8,7 @@ mod attach;
 mod banks;
 mod clsact;
 mod counters;
+mod dry_run;
 mod execute;
 mod fill;
 mod load;
@@ -16,14 +17,17 @@ mod object;
 mod pins;
 mod query;
 mod tcx;
+mod told;
 
 pub use attach::Attach;
 pub use counters::{ClusterCounters, CounterTable};
+pub use dry_run::{DryRun, Probe, Step};
 pub use execute::Kernel;
 pub use fill::{Fill, fill};
 pub use look::{Look, Place};
 pub use object::BPF_OBJECT;
 pub use pins::Pins;
+pub use told::{EventRing, RecentSources, Suppressed, address};
 
 use std::{
     io,

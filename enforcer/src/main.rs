@@ -12,7 +12,9 @@ use enforcer::{
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    // An arrow between source and target is for people.
+    let is_arrow = |word: &std::ffi::OsString| word == "->" || word == "→";
+    let arguments = Arguments::parse_from(std::env::args_os().filter(|word| !is_arrow(word)));
     match arguments.command {
         Command::Debug(debug) => answer(debug),
         Command::Completion { shell } => {

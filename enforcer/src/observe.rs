@@ -5,10 +5,12 @@
 //! asked; keeps nothing of its own.
 
 mod account;
+pub mod drops;
 pub mod events;
 pub mod lease;
 mod metrics;
 pub mod socket;
+pub mod sources;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -22,7 +24,9 @@ use axum::{
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-pub use account::{Account, AccountedInterface, Agent, InterfaceState, keep as keep_account};
+pub use account::{
+    Account, AccountedInterface, Agent, InterfaceState, keep as keep_account, side as side_name,
+};
 pub use metrics::Metrics;
 
 use crate::agent::Status;

@@ -7,8 +7,11 @@ use std::os::unix::process::CommandExt as _;
 use std::time::Duration;
 
 use enforcer_tests::agent::{Agent, Answered, Installation};
-use enforcer_tests::exec;
+use enforcer_tests::counted::Counted;
+use enforcer_tests::nat::Protocol;
 use enforcer_tests::stage::Stage;
+use enforcer_tests::talk::{Outcome, connect};
+use enforcer_tests::{exec, survey};
 use serde_json::Value;
 
 const LISTED: &[&str] = &["198.51.100.0/24", "2001:db8:51::/64", "nonsense"];
@@ -126,6 +129,105 @@ fn everything_is_told_alike_when_the_agent_is_gone() {
 }
 
 #[test]
+fn explain_says_what_real_connections_get_and_by_which_range() {
+    let mut scene = Scene::new();
+    let agent = scene.start();
+    let lists: [&[&str]; 3] =
+        [LISTED, &["203.0.113.0/24", "2001:db8:113::/64"], &["198.51.100.0/24", "203.0.113.0/25"]];
+    let mut asked = 0;
+    for (number, list) in lists.into_iter().enumerate() {
+        scene.stage.cluster = scene.stage.cluster.clone().allow(list);
+        if number > 0 {
+            agent.enforces(|| scene.stage.publish()).unwrap();
+        }
+        let questions = scene.stage.questions(&["listed", "unlisted"]);
+        for answer in survey::ask(&questions) {
+            let survey::Question { client, frontend, .. } = answer.question;
+            let to = frontend.address;
+            let from = scene.stage.network.host(client).addresses.like(to.ip()).to_string();
+            let to = match frontend.protocol {
+                Protocol::Tcp => to.to_string(),
+                Protocol::Udp => format!("{to}/udp"),
+            };
+            let explained = scene.ask(&["explain", &from, "->", &to, "--output", "json"]);
+            let json = explained.json().unwrap();
+            let said = &json["verdicts"][0];
+            let gets_in = answer.observed == Outcome::Answered;
+            let expected: (&[&str], i32) =
+                if gets_in { (&["allowed", "unguarded"], 0) } else { (&["denied"], 3) };
+            assert!(expected.0.contains(&said["verdict"].as_str().unwrap()), "{answer}: {json:#}");
+            assert_eq!(explained.code, Some(expected.1), "{answer}: {json:#}");
+            if said["verdict"] == "allowed" {
+                let range: ipnet::IpNet = said["range"].as_str().unwrap().parse().unwrap();
+                assert!(range.contains(&from.parse::<std::net::IpAddr>().unwrap()), "{json:#}");
+                assert_eq!(said["object"], "Cluster c1", "{json:#}");
+            }
+            asked += 1;
+        }
+    }
+    assert!(asked >= 60, "{asked}");
+    // Nothing of it was counted.
+    let counted = Counted::now(&agent, "c1").unwrap();
+    let answer = scene.ask(&["explain", "203.0.113.200", "c1"]);
+    assert_eq!(answer.code, Some(3));
+    compare("explain", &answer.text);
+    let json = scene.both(&["explain", "10.244.0.11", "c1"]).1;
+    assert_eq!(json["side"], "pod");
+    assert_eq!(json["verdicts"][0]["reason"], "own_pod");
+    assert_eq!(Counted::now(&agent, "c1").unwrap(), counted);
+    assert_eq!(scene.ask(&["explain", "203.0.113.200", "c2"]).code, Some(0));
+    for (arguments, words) in [
+        (&["explain", "somebody", "c1"][..], "somebody is no address"),
+        (&["explain", "192.0.2.1", "c7"], "there is no cluster c7; there are c1, c2"),
+        (&["explain", "192.0.2.1", "192.0.2.9"], "is neither ADDRESS:PORT nor a cluster"),
+        (&["explain", "192.0.2.1", "[2001:db8::1]:6443"], "are not of one family"),
+        (&["explain", "192.0.2.1", "-"], "leave out the arrow, or quote it"),
+        (&["explain", "c9", "192.0.2.1:53", "--egress"], "is neither a cluster with"),
+    ] {
+        let answer = scene.ask(arguments);
+        assert_eq!(answer.code, Some(1), "{}", answer.text);
+        assert!(answer.error.contains(words), "{}", answer.error);
+        assert_eq!(answer.error.lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_cluster_whose_namespace_says_audit_is_counted_and_cut_by_nothing_while_others_are() {
+    let mut scene = Scene::new();
+    scene.stage.tenants[0].cluster = scene.stage.tenants[0].cluster.clone().allow(LISTED);
+    scene.stage.tenants[0].cluster.namespace_annotations =
+        vec![("enforcer.k8c.io/mode".to_owned(), "audit".to_owned())];
+    scene.stage.publish().unwrap();
+    let agent = scene.start();
+    let unlisted = scene.stage.network.host("unlisted");
+    let c2 = scene.stage.frontends_of(&scene.stage.tenants[0].cluster);
+    let vip = c2.iter().find(|it| it.label == "VIP" && it.address.is_ipv4()).unwrap().address;
+    let give_up = Duration::from_secs(5);
+    assert_eq!(connect(&unlisted.ns, None, vip, give_up), Outcome::Answered);
+    assert_eq!(scene.stage.surprises(&["listed"]), [""; 0], "c1 is enforced");
+
+    let list = scene.both(&["list"]).1;
+    let c2 = &list["clusters"][1];
+    assert_eq!((c2["cluster"].as_str(), c2["mode"].as_str()), (Some("c2"), Some("audit")));
+    assert!(c2["packets"]["would_deny"].as_u64().unwrap() > 0, "{c2:#}");
+    assert_eq!(c2["packets"]["denied"], 0);
+    let drops = scene.both(&["drops", "--cluster", "c2"]).1;
+    assert_eq!(drops["drops"][0]["audited"], true);
+    let from = unlisted.addresses.v4.to_string();
+    let (explained, json) = scene.both(&["explain", &from, &vip.to_string()]);
+    assert_eq!(explained.code, Some(4));
+    assert_eq!(json["verdicts"][0]["verdict"], "would-deny");
+    let labels = [("cluster", "c2"), ("direction", "ingress"), ("verdict", "would_deny")];
+    assert!(agent.metric("enforcer_packets_total", &labels).unwrap() > 0.0);
+
+    // From audit to enforcing, somebody who keeps sending is cut at once and for good.
+    scene.stage.tenants[0].cluster.namespace_annotations.clear();
+    agent.enforces(|| scene.stage.publish()).unwrap();
+    let silence = Duration::from_millis(300);
+    assert_eq!(connect(&unlisted.ns, None, vip, silence), Outcome::TimedOut);
+}
+
+#[test]
 fn a_program_that_is_taken_away_or_pushed_back_is_drift() {
     let scene = Scene::new();
     let _agent = scene.start();
@@ -191,7 +293,7 @@ fn every_shell_gets_a_completion_with_every_command() {
         let words: BTreeSet<&str> = text
             .split(|character: char| !character.is_alphanumeric() && character != '-')
             .collect();
-        for word in ["debug", "status", "list", "show"] {
+        for word in ["debug", "status", "list", "show", "explain", "drops"] {
             assert!(words.contains(word), "{shell}: {word}");
         }
     }

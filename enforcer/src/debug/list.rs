@@ -1,6 +1,9 @@
 //! `enforcer debug list`: every API server of the seed, one line each.
 
-use enforcer_policy::model::{ClusterId, Mode};
+use enforcer_policy::{
+    image::Counted,
+    model::{ClusterId, Mode},
+};
 use serde::Serialize;
 
 use super::{
@@ -49,12 +52,16 @@ struct Egress {
     /// `spec.features.apiserverNetworkPolicy`
     gate: bool,
     peers: usize,
+    /// Packets of its API server pods on this node, where the gate is on.
+    packets: Option<Packets>,
 }
 
 #[derive(Debug, Serialize)]
 struct Packets {
     allowed: u64,
     denied: u64,
+    /// Passed in audit mode, and would be denied without it.
+    would_deny: u64,
     allowed_bytes: u64,
     denied_bytes: u64,
 }
@@ -106,8 +113,12 @@ fn listed(known: &Known<'_>, id: &ClusterId) -> Result<Listed, DebugError> {
         egress: Egress {
             gate: cluster.egress.is_some(),
             peers: cluster.egress.as_ref().map_or(0, |egress| egress.peers.len()),
+            packets: match &cluster.egress {
+                Some(_) => known.counters(&Counted::egress(id.clone()))?.map(Packets::of),
+                None => None,
+            },
         },
-        packets: known.counters(id)?.map(Packets::of),
+        packets: known.counters(&Counted::ingress(id.clone()))?.map(Packets::of),
     })
 }
 
@@ -128,13 +139,13 @@ fn shared_proxy(known: &Known<'_>) -> Result<Option<Listed>, DebugError> {
         mode: words::mode(known.snapshot.options.mode),
         frontends: Frontends { all: frontends.len(), guarded },
         ranges: (guarded > 0).then(|| ranges.map(|list| list.ranges.len()).sum()),
-        egress: Egress { gate: false, peers: 0 },
-        packets: known.counters(&id)?.map(Packets::of),
+        egress: Egress { gate: false, peers: 0, packets: None },
+        packets: known.counters(&Counted::ingress(id))?.map(Packets::of),
     }))
 }
 
 fn reasons(sight: &Sight) -> Result<Vec<Reason>, DebugError> {
-    use enforcer_ebpf::decide::{Action, Reason as Why};
+    use enforcer_ebpf::verdict::{Action, Reason as Why};
     let Ok(look) = &sight.kernel else { return Ok(Vec::new()) };
     let mut reasons = Vec::new();
     for reason in Why::ALL {
@@ -151,9 +162,20 @@ fn reasons(sight: &Sight) -> Result<Vec<Reason>, DebugError> {
 
 impl Packets {
     fn of(counters: ClusterCounters) -> Self {
-        let ClusterCounters { allowed_packets, allowed_bytes, denied_packets, denied_bytes } =
-            counters;
-        Self { allowed: allowed_packets, denied: denied_packets, allowed_bytes, denied_bytes }
+        let ClusterCounters {
+            allowed_packets,
+            allowed_bytes,
+            denied_packets,
+            denied_bytes,
+            would_deny_packets,
+        } = counters;
+        Self {
+            allowed: allowed_packets,
+            denied: denied_packets,
+            would_deny: would_deny_packets,
+            allowed_bytes,
+            denied_bytes,
+        }
     }
 }
 
@@ -165,14 +187,28 @@ impl View for List {
         if clusters.is_empty() {
             return "there are no clusters\n".to_owned();
         }
-        let header =
-            ["CLUSTER", "STRATEGY", "MODE", "FRONTENDS", "RANGES", "EGRESS", "ALLOWED", "DENIED"];
+        let header = [
+            "CLUSTER",
+            "STRATEGY",
+            "MODE",
+            "FRONTENDS",
+            "RANGES",
+            "EGRESS",
+            "ALLOWED",
+            "DENIED",
+            "WOULD DENY",
+            "LEFT",
+            "KEPT IN",
+        ];
         let rows = clusters.iter().map(|it| {
             let Frontends { all, guarded } = it.frontends;
             let packets = |of: fn(&Packets) -> u64| {
                 it.packets
                     .as_ref()
                     .map_or_else(|| "-".to_owned(), |packets| of(packets).to_string())
+            };
+            let left = |of: fn(&Packets) -> u64| {
+                plain(it.egress.packets.as_ref().map_or("-".to_owned(), |it| of(it).to_string()))
             };
             let audits = it.mode == words::mode(Mode::Audit);
             [
@@ -186,10 +222,15 @@ impl View for List {
                 },
                 plain(match &it.egress {
                     Egress { gate: false, .. } => "open".to_owned(),
-                    Egress { gate: true, peers } => words::count(*peers, "peer", "peers"),
+                    Egress { gate: true, peers, packets: _ } => {
+                        words::count(*peers, "peer", "peers")
+                    }
                 }),
                 plain(packets(|it| it.allowed)),
                 plain(packets(|it| it.denied)),
+                plain(packets(|it| it.would_deny)),
+                left(|it| it.allowed),
+                left(|it| it.denied + it.would_deny),
             ]
         });
         let mut text = screen.table(header, rows);

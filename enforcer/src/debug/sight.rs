@@ -13,8 +13,8 @@ use std::{
 
 use enforcer_policy::{
     compile::{Rules, compile, revision},
-    image::{Image, cluster_word, counter_owners},
-    model::{ClusterId, Snapshot},
+    image::{Counted, Image, counter_owners},
+    model::{Frontend, Snapshot},
 };
 use serde::de::DeserializeOwned;
 
@@ -160,18 +160,30 @@ pub(super) struct Known<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) rules: Rules,
     counters: Option<&'a CounterTable>,
-    /// Counter slots by [`cluster_word`].
+    /// Counter slots by [`Counted::word`].
     slots: BTreeMap<u64, u32>,
 }
 
 impl Known<'_> {
-    /// Counters of a cluster; zeroes where it has none, `None` where they cannot be read.
+    /// The clusters that counter slots belong to.
+    pub(super) fn owners(&self) -> BTreeMap<u32, String> {
+        let shared = self.snapshot.shared_proxy.iter().map(Frontend::shared_claimant);
+        let all = self.snapshot.clusters.keys().cloned().chain(shared);
+        let of_cluster = all.flat_map(|id| [Counted::ingress(id.clone()), Counted::egress(id)]);
+        let slot = |counted: Counted| {
+            Some((*self.slots.get(&counted.word())?, counted.cluster.to_string()))
+        };
+        of_cluster.filter_map(slot).collect()
+    }
+
+    /// Counters of a cluster in one direction; zeroes where it has none, `None` where they cannot be
+    /// read.
     pub(super) fn counters(
         &self,
-        cluster: &ClusterId,
+        counted: &Counted,
     ) -> Result<Option<ClusterCounters>, KernelError> {
         let Some(counters) = self.counters else { return Ok(None) };
-        match self.slots.get(&cluster_word(cluster)) {
+        match self.slots.get(&counted.word()) {
             Some(slot) => counters.cluster(*slot).map(Some),
             None => Ok(Some(ClusterCounters::default())),
         }

@@ -80,7 +80,7 @@ impl Pins {
     /// Pin of a program.
     #[must_use]
     pub fn program(&self, program: Program) -> PathBuf {
-        self.folder.join(format!("program-{}", program.name().replace('_', "-")))
+        program_in(&self.folder, program)
     }
 
     /// Pin of the link on a hook of an interface.
@@ -93,6 +93,15 @@ impl Pins {
     pub fn links(&self) -> Result<BTreeSet<(u32, Hook)>, KernelError> {
         links_in(&self.folder)
     }
+}
+
+/// Pin of a program, for readers that hold no lock.
+pub(super) fn program_below(bpffs: &Path, program: Program) -> PathBuf {
+    program_in(&version_folder(bpffs), program)
+}
+
+fn program_in(folder: &Path, program: Program) -> PathBuf {
+    folder.join(format!("program-{}", program.name().replace('_', "-")))
 }
 
 /// Interface numbers and hooks of all pinned links, for readers that hold no lock.

@@ -193,7 +193,7 @@ pub async fn keep(
 
 /// Name of a side, as in JSON and tables.
 #[must_use]
-fn side(side: Side) -> &'static str {
+pub fn side(side: Side) -> &'static str {
     match side {
         Side::Uplink => "uplink",
         Side::Pod => "pod",

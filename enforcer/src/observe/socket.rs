@@ -9,14 +9,20 @@ use std::{io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Du
 use enforcer_policy::model::Snapshot;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::watch,
+    sync::{
+        broadcast::{self, error::RecvError},
+        watch,
+    },
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::account::{Account, Agent};
+use super::{
+    account::{Account, Agent},
+    drops::{Dropped, Drops},
+};
 use crate::agent::Status;
 
 /// A question that does not come within this time is none.
@@ -30,6 +36,23 @@ pub enum Question {
     Account,
     /// One line: the [`Snapshot`] of the image in force, or `null`.
     Snapshot,
+    /// Lines of [`Told`]: the events that the agent keeps, then, where asked for, those that come.
+    Drops {
+        /// Whether to go on until the asker goes away.
+        follow: bool,
+    },
+}
+
+/// One line of the answer to [`Question::Drops`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Told {
+    /// A denied packet.
+    Drop(Arc<Dropped>),
+    /// So many events were not sent, since the asker does not read fast enough.
+    Missed(u64),
+    /// All that was kept has been sent.
+    Kept,
 }
 
 /// What the answers are made of.
@@ -41,6 +64,8 @@ pub struct Answers {
     pub statuses: watch::Receiver<Arc<Status>>,
     /// The snapshot of the image in force.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// Denied packets.
+    pub drops: Drops,
 }
 
 /// Makes the socket, in place of one that an agent left.
@@ -96,13 +121,32 @@ async fn answer(stream: UnixStream, answers: &Answers) -> io::Result<()> {
             let snapshot = answers.snapshots.borrow().clone();
             send(&mut writer, &snapshot.as_deref()).await
         }
+        Question::Drops { follow } => {
+            let (kept, new) = answers.drops.subscribe();
+            for dropped in kept {
+                send(&mut writer, &Told::Drop(dropped)).await?;
+            }
+            send(&mut writer, &Told::Kept).await?;
+            if follow { tell(&mut writer, new).await } else { Ok(()) }
+        }
     }
 }
 
-async fn send(
-    writer: &mut (impl tokio::io::AsyncWrite + Unpin),
-    value: &impl Serialize,
+/// Sends what comes until the asker goes away.
+async fn tell(
+    writer: &mut (impl AsyncWrite + Unpin),
+    mut new: broadcast::Receiver<Arc<Dropped>>,
 ) -> io::Result<()> {
+    loop {
+        match new.recv().await {
+            Ok(dropped) => send(writer, &Told::Drop(dropped)).await?,
+            Err(RecvError::Lagged(missed)) => send(writer, &Told::Missed(missed)).await?,
+            Err(RecvError::Closed) => return Ok(()),
+        }
+    }
+}
+
+async fn send(writer: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     writer.write_all(&line).await
