@@ -12,7 +12,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use enforcer_policy::model::{Snapshot, ThisNode};
+use enforcer_policy::{
+    changes::Change,
+    model::{Snapshot, ThisNode},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -24,9 +27,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::due::Due;
 use crate::{
     args::{self, EgressDnsOption, Places, Run},
-    kernel::{self, CounterTable, Kernel, KernelError},
+    kernel::{self, CounterTable, EventRing, Kernel, KernelError},
     node::{self, NodeState},
-    observe::{self, Metrics, events, lease},
+    observe::{
+        self, Metrics,
+        drops::{self, Drops},
+        events, lease,
+        socket::{self, Answers},
+    },
     reconcile::{Reconciler, Report},
     source::{
         Choice, Kubernetes, Objects, OpenError, Settings, Source,
@@ -144,12 +152,16 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut node_states = node.states();
 
     let (status, statuses) = watch::channel(Arc::new(Status::default()));
-    let (saved, to_save) = watch::channel(None);
+    let (saved, to_save) = watch::channel(reconciler.former().cloned());
     let tasks = TaskTracker::new();
     let cancelled = CancellationToken::new();
     if let Source::Kubernetes(kubernetes) = &source {
         tell_kubernetes(&run, kubernetes, &statuses, &tasks, &cancelled);
     }
+    let events = EventRing::open(&run.places.bpffs)?;
+    let drops = Drops::default();
+    tasks.spawn(drops::read(events, drops.clone(), statuses.clone(), cancelled.clone()));
+    tell_operators(&run, &state, drops, &statuses, &to_save, &tasks, &cancelled);
     tasks.spawn(observe::serve(listener, statuses, Metrics::new(counters), cancelled.clone()));
     let saver = state::keep_saved(state, to_save);
     tasks.close();
@@ -252,6 +264,33 @@ fn tell_kubernetes(
     tasks.spawn(events::report(me, clients, objects, statuses.clone(), cancelled.clone()));
 }
 
+/// Starts what `enforcer debug` reads.
+fn tell_operators(
+    run: &Run,
+    state: &State,
+    drops: Drops,
+    statuses: &watch::Receiver<Arc<Status>>,
+    snapshots: &watch::Receiver<Option<Arc<Snapshot>>>,
+    tasks: &TaskTracker,
+    cancelled: &CancellationToken,
+) {
+    let agent = Arc::new(observe::Agent::of(run));
+    let (statuses, snapshots) = (statuses.clone(), snapshots.clone());
+    let path = state.socket();
+    match socket::bind(&path) {
+        Ok(listener) => {
+            let (agent, statuses) = (Arc::clone(&agent), statuses.clone());
+            let answers = Answers { agent, statuses, snapshots, drops };
+            tasks.spawn(socket::serve(listener, answers, cancelled.clone()));
+        }
+        Err(error) => tracing::warn!(
+            path = %path.display(), %error,
+            "no socket for `enforcer debug`: it will say what was kept"
+        ),
+    }
+    tasks.spawn(observe::keep_account(agent, state.clone(), statuses, cancelled.clone()));
+}
+
 /// The Namespace that the agent runs in.
 fn namespace(run: &Run) -> Option<String> {
     run.kubernetes.namespace.clone().or_else(kubernetes::own_namespace)
@@ -332,6 +371,9 @@ fn log(former: &Report, report: &Report) {
             frontends = report.frontends,
             interfaces = report.guarded.len() + report.attaching.len(),
             took = ?report.took,
+            changed = report.changes.len(),
+            by = by(&report.changes),
+            what = some(&report.changes),
             "image in force"
         );
     }
@@ -356,6 +398,28 @@ fn log(former: &Report, report: &Report) {
             None => tracing::info!("images are applied again"),
         }
     }
+}
+
+/// Changes, or objects, that one log line names.
+const NAMED: usize = 8;
+
+/// The objects that a change comes from.
+fn by(changes: &[Change]) -> String {
+    let objects: BTreeSet<&str> = changes.iter().map(|change| change.object.as_str()).collect();
+    shortened(objects.len(), objects.into_iter().map(str::to_owned))
+}
+
+/// The changes themselves.
+fn some(changes: &[Change]) -> String {
+    shortened(changes.len(), changes.iter().map(ToString::to_string))
+}
+
+fn shortened(all: usize, words: impl Iterator<Item = String>) -> String {
+    let mut words: Vec<String> = words.take(NAMED).collect();
+    if all > NAMED {
+        words.push(format!("and {} more", all - NAMED));
+    }
+    words.join("; ")
 }
 
 /// What is in the second list and not in the first.

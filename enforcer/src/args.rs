@@ -1,14 +1,16 @@
 //! The command line. An option that is not here is not understood, never accepted and ignored.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use enforcer_policy::model::{
     ExemptSeed, LoadBalancerRanges, Mode, Options, ProbeRanges, Reject, SeedDefaults,
 };
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    debug::Debug,
     kernel::Attach,
     node::Selection,
     source::{Destination, EgressDns, EgressSettings, GuardPods, kubernetes::Hold},
@@ -30,16 +32,24 @@ pub enum Command {
     Run(Box<Run>),
     /// Detach and remove everything, and forget the state.
     Clean(Clean),
+    /// Say what is enforced here, and why. Exit codes: 0 allowed or all well, 3 denied, 4 not
+    /// enforced, 2 wrong usage, 1 no answer.
+    Debug(Debug),
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Where things are kept.
 #[derive(Clone, Debug, Args)]
 pub struct Places {
     /// Folder of a BPF file system for pinned maps and links; mounted if nothing is.
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/enforcer")]
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/enforcer", global = true)]
     pub bpffs: PathBuf,
     /// Folder for what was enforced last.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/enforcer")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/enforcer", global = true)]
     pub state: PathBuf,
 }
 
@@ -174,11 +184,7 @@ impl Run {
     /// Whether pod addresses are guarded as destinations.
     #[must_use]
     pub fn guard_pods(&self) -> GuardPods {
-        match self.guard_pods {
-            GuardPodsOption::Auto => GuardPods::Auto,
-            GuardPodsOption::On => GuardPods::On,
-            GuardPodsOption::Off => GuardPods::Off,
-        }
+        self.guard_pods.choice()
     }
 
     /// What API servers may connect to besides what objects say.
@@ -190,6 +196,18 @@ impl Run {
                 EgressDnsOption::Derived => EgressDns::Derived,
             },
             allow: self.egress_allow.clone(),
+        }
+    }
+}
+
+impl GuardPodsOption {
+    /// What it means.
+    #[must_use]
+    pub fn choice(self) -> GuardPods {
+        match self {
+            Self::Auto => GuardPods::Auto,
+            Self::On => GuardPods::On,
+            Self::Off => GuardPods::Off,
         }
     }
 }
@@ -214,6 +232,17 @@ impl FromStr for Source {
             }
             None if text == "kubernetes" => Ok(Self::Kubernetes(None)),
             _ => Err("write kubernetes, kubernetes=FILE or manifests=DIR"),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    /// As it is written on the command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Manifests(folder) => write!(f, "manifests={}", folder.display()),
+            Self::Kubernetes(Some(file)) => write!(f, "kubernetes={}", file.display()),
+            Self::Kubernetes(None) => f.write_str("kubernetes"),
         }
     }
 }
@@ -255,7 +284,8 @@ pub enum LbRangesOption {
 }
 
 /// `--guard-pods`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum GuardPodsOption {
     /// Where all pods lie in known ranges, or a load balancer targets pods.
     Auto,
@@ -330,7 +360,9 @@ mod tests {
         let fixed = ["enforcer", "run", "--source", "manifests=/etc/kkp", "--node", "n1"];
         match Arguments::try_parse_from(fixed.iter().chain(arguments))?.command {
             Command::Run(run) => Ok(run),
-            Command::Clean(_) => unreachable!("run was asked for"),
+            Command::Clean(_) | Command::Debug(_) | Command::Completion { .. } => {
+                unreachable!("run was asked for")
+            }
         }
     }
 

@@ -8,18 +8,26 @@ mod attach;
 mod banks;
 mod clsact;
 mod counters;
+mod dry_run;
 mod execute;
+mod fill;
 mod load;
+mod look;
 mod object;
 mod pins;
 mod query;
 mod tcx;
+mod told;
 
 pub use attach::Attach;
 pub use counters::{ClusterCounters, CounterTable};
+pub use dry_run::{DryRun, Probe, Step};
 pub use execute::Kernel;
+pub use fill::{Fill, fill};
+pub use look::{Look, Place};
 pub use object::BPF_OBJECT;
 pub use pins::Pins;
+pub use told::{EventRing, RecentSources, Suppressed, address};
 
 use std::{
     io,
@@ -138,6 +146,21 @@ pub enum KernelError {
         /// The number.
         index: u32,
     },
+    /// There is nothing to look at.
+    #[error(
+        "no maps of the enforcer below {path}: no agent of this version has run here since the machine \
+         started, or its --bpffs is another one"
+    )]
+    NoMaps {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The pins may not be opened.
+    #[error("the maps below {path} are for root alone: run this as root (CAP_BPF)")]
+    Forbidden {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A map cannot be mapped into memory.
     #[error("cannot map an image into memory")]
     Mapping(#[source] io::Error),
@@ -157,6 +180,8 @@ impl KernelError {
             | Self::Program { .. }
             | Self::Map { .. }
             | Self::PinObject { .. }
+            | Self::NoMaps { .. }
+            | Self::Forbidden { .. }
             | Self::Mapping(_) => false,
         }
     }

@@ -3,11 +3,12 @@
 //! Reading order is the way of one Cluster object: [`source`] (objects to a snapshot), then
 //! `enforcer_policy` (snapshot to image and plan), [`reconcile`] (the way as a whole), [`kernel`]
 //! (steps to maps and links). [`node`] says which interfaces and addresses there are, [`observe`]
-//! what others see, [`agent`] wires all of it.
+//! what others see, [`agent`] wires all of it. [`debug`] says afterwards what is enforced and why.
 
 pub mod agent;
 pub mod args;
 pub mod chain;
+pub mod debug;
 pub mod kernel;
 mod netlink;
 pub mod node;

@@ -1,22 +1,42 @@
-//! The agent's command. Exit codes: 0 clean stop, 2 wrong usage or unreadable source at start, 1 else.
+//! The agent's command. Exit codes: 0 clean stop, 2 wrong usage or unreadable source at start, 1 else;
+//! of `enforcer debug` see [`enforcer::debug`].
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use enforcer::{
     agent::{self, AgentError},
-    args::{Arguments, Command, LogFormat},
+    args::{Arguments, Clean, Command, LogFormat, Run},
+    debug::{self, Debug},
 };
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let format = match &arguments.command {
-        Command::Run(run) => run.log_format,
-        Command::Clean(_) => LogFormat::Text,
-    };
-    start_logging(format);
-    match execute(arguments.command) {
+    // An arrow between source and target is for people.
+    let is_arrow = |word: &std::ffi::OsString| word == "->" || word == "→";
+    let arguments = Arguments::parse_from(std::env::args_os().filter(|word| !is_arrow(word)));
+    match arguments.command {
+        Command::Debug(debug) => answer(debug),
+        Command::Completion { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "enforcer", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Run(run) => {
+            start_logging(run.log_format);
+            end(watch(*run))
+        }
+        Command::Clean(clean) => {
+            start_logging(LogFormat::Text);
+            end(remove(&clean))
+        }
+    }
+}
+
+type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+fn end(ended: Ended) -> ExitCode {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = enforcer::chain::chain(&*error), "cannot go on");
@@ -28,20 +48,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    match command {
-        Command::Run(run) => {
-            let runtime = runtime()?;
-            let result = runtime.block_on(agent::run(*run));
-            runtime.shutdown_timeout(std::time::Duration::from_millis(100));
-            Ok(result?)
-        }
-        Command::Clean(clean) => {
-            agent::clean(&clean.places)?;
-            if clean.stay {
-                runtime()?.block_on(agent::stopped())?;
-            }
-            Ok(())
+fn watch(run: Run) -> Ended {
+    let runtime = runtime()?;
+    let result = runtime.block_on(agent::run(run));
+    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    Ok(result?)
+}
+
+fn remove(clean: &Clean) -> Ended {
+    agent::clean(&clean.places)?;
+    if clean.stay {
+        runtime()?.block_on(agent::stopped())?;
+    }
+    Ok(())
+}
+
+/// A question that cannot be answered is one sentence.
+fn answer(debug: Debug) -> ExitCode {
+    match debug::run(debug) {
+        Ok(code) => code,
+        Err(error) => {
+            let line = format!("enforcer: {}\n", enforcer::chain::chain(&error));
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+            ExitCode::FAILURE
         }
     }
 }

@@ -4,9 +4,13 @@
 //! Reads the latest [`Report`](crate::reconcile::Report) and the counters in the kernel when it is
 //! asked; keeps nothing of its own.
 
+mod account;
+pub mod drops;
 pub mod events;
 pub mod lease;
 mod metrics;
+pub mod socket;
+pub mod sources;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -20,6 +24,9 @@ use axum::{
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
+pub use account::{
+    Account, AccountedInterface, Agent, InterfaceState, keep as keep_account, side as side_name,
+};
 pub use metrics::Metrics;
 
 use crate::agent::Status;

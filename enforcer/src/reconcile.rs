@@ -13,6 +13,7 @@ use std::{
 };
 
 use enforcer_policy::{
+    changes::{Change, changes},
     compile::{Compiler, Revision, Rules},
     image::{Assignment, CapacityError, Counted, Image, assign, counter_owners},
     model::{Mode, ObjectRef, Snapshot, ThisNode},
@@ -67,6 +68,8 @@ pub struct Report {
     pub policies: usize,
     /// Steps that changed the image.
     pub steps: usize,
+    /// What the image in force changed, compared with the one before; nothing for the first one.
+    pub changes: Vec<Change>,
     /// From the objects to the kernel.
     pub took: Duration,
     /// Why the image was not applied.
@@ -143,7 +146,11 @@ impl Reconciler {
             ..Report::default()
         };
         match self.apply(&rules, node, &mut report) {
-            Ok(()) => self.former = Some(Arc::new(snapshot)),
+            Ok(()) => {
+                let former = self.former.as_deref();
+                report.changes = former.map(|it| changes(it, &snapshot)).unwrap_or_default();
+                self.former = Some(Arc::new(snapshot));
+            }
             Err(Refusal::Capacity(error)) => problems.push(capacity(&error)),
             Err(Refusal::Kernel(error)) => report.failure = Some(chain(&error)),
         }
@@ -173,6 +180,7 @@ impl Reconciler {
         self.links.tell(&mut self.report);
         let report = self.report.clone();
         self.report.steps = 0;
+        self.report.changes.clear();
         report
     }
 

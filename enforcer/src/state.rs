@@ -1,6 +1,7 @@
-//! The snapshot that was enforced last, on disk: what an agent knows before its source speaks.
+//! The snapshot that was enforced last, on disk: what an agent knows before its source speaks, and what
+//! `enforcer debug` knows when no agent runs, together with the last [`Account`].
 //!
-//! Root-only and replaced by rename, so that a reader finds a whole snapshot or none.
+//! Root-only and replaced by rename, so that a reader finds a whole file or none.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -11,9 +12,10 @@ use std::{
 };
 
 use enforcer_policy::model::Snapshot;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::chain::chain;
+use crate::{chain::chain, observe::Account};
 
 /// Why the state cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,9 @@ pub struct State {
 }
 
 const SNAPSHOT: &str = "snapshot.json";
+const ACCOUNT: &str = "account.json";
+/// The agent's socket, see [`crate::observe::socket`].
+const SOCKET: &str = "agent.sock";
 
 impl State {
     /// Opens or makes the folder.
@@ -42,26 +47,57 @@ impl State {
         }
     }
 
+    /// The folder of an agent, to read from; it need not be there.
+    #[must_use]
+    pub fn of(folder: &Path) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// Where the agent answers questions.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join(SOCKET)
+    }
+
     /// The snapshot that was saved last; `None` if there is none or a build wrote it whose model
     /// was another one.
     #[must_use]
     pub fn load(&self) -> Option<Snapshot> {
-        let path = self.folder.join(SNAPSHOT);
+        self.read(SNAPSHOT)
+    }
+
+    /// The account that was saved last.
+    #[must_use]
+    pub fn load_account(&self) -> Option<Account> {
+        self.read(ACCOUNT)
+    }
+
+    /// Saves a snapshot.
+    pub fn save(&self, snapshot: &Snapshot) -> Result<(), StateError> {
+        self.write(SNAPSHOT, snapshot)
+    }
+
+    /// Saves an account.
+    pub fn save_account(&self, account: &Account) -> Result<(), StateError> {
+        self.write(ACCOUNT, account)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let path = self.folder.join(name);
         let read = fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
         match read {
-            Ok(snapshot) => Some(snapshot),
+            Ok(value) => Some(value),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the former snapshot is not used");
+                tracing::warn!(path = %path.display(), %error, "what was saved is not used");
                 None
             }
         }
     }
 
-    /// Saves a snapshot.
-    pub fn save(&self, snapshot: &Snapshot) -> Result<(), StateError> {
-        let path = self.folder.join(SNAPSHOT);
-        let beside = self.folder.join("snapshot.new");
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
+        let path = self.folder.join(name);
+        let beside = path.with_extension("new");
         let failed = |source| StateError { action: "write", path: path.clone(), source };
         let file = OpenOptions::new()
             .write(true)
@@ -71,7 +107,7 @@ impl State {
             .open(&beside)
             .map_err(failed)?;
         let mut writer = BufWriter::new(file);
-        serde_json::to_writer(&mut writer, snapshot).map_err(|error| failed(error.into()))?;
+        serde_json::to_writer(&mut writer, value).map_err(|error| failed(error.into()))?;
         writer.flush().map_err(failed)?;
         writer.get_ref().sync_all().map_err(failed)?;
         fs::rename(&beside, &path).map_err(failed)
@@ -79,7 +115,7 @@ impl State {
 
     /// Forgets everything.
     pub fn clean(folder: &Path) -> Result<(), StateError> {
-        for name in [SNAPSHOT, "snapshot.new"] {
+        for name in [SNAPSHOT, "snapshot.new", ACCOUNT, "account.new", SOCKET] {
             match fs::remove_file(folder.join(name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => {

@@ -6,7 +6,7 @@
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -148,11 +148,23 @@ impl Installation {
         exec::output(command, "", READY_LIMIT)
     }
 
-    /// Runs `enforcer debug ARGUMENTS --bpffs …` and returns its standard output; fails if it does.
-    pub fn debug(&self, arguments: &[&str]) -> Result<String> {
+    /// Runs `enforcer debug ARGUMENTS --bpffs … --state …` to its end, whatever the exit code.
+    pub fn debug(&self, arguments: &[&str]) -> Result<Answered> {
+        let output = exec::output(self.debugging(arguments), "", READY_LIMIT)?;
+        let text = |bytes| String::from_utf8(bytes).context("the answer is no text");
+        Ok(Answered {
+            code: output.status.code(),
+            text: text(output.stdout)?,
+            error: text(output.stderr)?,
+        })
+    }
+
+    /// `enforcer debug ARGUMENTS --bpffs … --state …` in the node's namespace, to be run.
+    pub fn debugging(&self, arguments: &[&str]) -> Command {
         let mut command = self.ns.command(&self.binary);
         command.arg("debug").args(arguments).arg("--bpffs").arg(&self.bpffs);
-        exec::run(command, "")
+        command.arg("--state").arg(&self.state);
+        command
     }
 
     /// Runs `enforcer clean`: nothing of the agent stays in the kernel.
@@ -177,6 +189,25 @@ impl Installation {
     pub fn empty_bpffs(&self) -> Result<()> {
         unmount_bpffs(&self.bpffs)?;
         mount_bpffs(&self.bpffs)
+    }
+}
+
+/// What a command said.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub text: String,
+    /// Its standard error.
+    pub error: String,
+}
+
+impl Answered {
+    /// Its standard output, read as JSON.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_str(&self.text)
+            .with_context(|| format!("no JSON: {} {}", self.text, self.error))
     }
 }
 

@@ -72,7 +72,7 @@ fn commands_of_the_agent_end_in_time_and_report() {
     let lines = "case $1 in clean) exit 0;; debug) echo \"$2\";; *) echo bad >&2; exit 1;; esac\n";
     let installation = installation(&ns, &scratch, lines);
     installation.clean().unwrap();
-    assert_eq!(installation.debug(&["status"]).unwrap(), "status\n");
+    assert_eq!(installation.debug(&["status"]).unwrap().text, "status\n");
     assert!(format!("{:#}", installation.restore().unwrap_err()).contains("bad"));
     assert_eq!(installation.enforcer(&["--version"]).unwrap().status.code(), Some(1));
 }

@@ -5,6 +5,7 @@
 //! and ranges), [`image`] (the bytes of the maps), [`plan`] (steps from the observed to the desired
 //! state). [`oracle`] answers the same question from the snapshot alone and never sees the others.
 
+pub mod changes;
 pub mod compile;
 #[cfg(feature = "arbitrary")]
 pub mod generate;

@@ -257,7 +257,8 @@ fn is_loopback(address: IpAddr) -> bool {
 }
 
 /// The lists of a cluster that count at one of its frontends, whether they hold anything or not.
-fn lists<'a>(
+#[must_use]
+pub fn lists<'a>(
     snapshot: &'a Snapshot,
     cluster: &'a Cluster,
     frontend: &Frontend,

@@ -70,6 +70,13 @@ pub enum ProblemKind {
         /// What is full, and its limit.
         reason: String,
     },
+    /// Recent sources are nearly all addresses of load balancers or nodes.
+    ClientsHidden,
+    /// Connections that are denied look like health checks of a load balancer.
+    ProbesDenied {
+        /// What would admit their handshakes.
+        range: String,
+    },
 }
 
 impl Problem {
@@ -129,6 +136,15 @@ impl fmt::Display for ProblemKind {
             Self::Capacity { reason } => {
                 write!(f, "does not fit ({reason}); the former image stays in force")
             }
+            Self::ClientsHidden => f.write_str(
+                "recent sources are nearly all addresses of nodes or load balancers: something rewrites \
+                 them on their way, and no list can tell clients apart there (README, Hidden clients)",
+            ),
+            Self::ProbesDenied { range } => write!(
+                f,
+                "denied connections come in the rhythm of a load balancer's health checks; \
+                 --probe-ranges {range} would admit their handshakes"
+            ),
         }
     }
 }

@@ -30,20 +30,20 @@ impl Banks {
     pub(super) fn open(pins: &Pins, grace: ArrayOfMaps<MapData>) -> Result<Self, KernelError> {
         let images = MapData::from_pin(pins.map(MAP_IMAGES))
             .map_err(|source| error("open", MAP_IMAGES, source))?;
-        Ok(Self { images: Mapping::of(&images)?, grace, token: token(pins)? })
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        Ok(Self { images: Mapping::of(&images, access)?, grace, token: token(pins)? })
     }
 
     /// Bank in force; `None` before the first image.
     pub(super) fn active(&self) -> Option<Bank> {
-        let bank =
-            if self.images.active().load(Ordering::Acquire) == 0 { Bank::A } else { Bank::B };
+        let bank = self.images.in_force();
         is_image(self.words(bank)).then_some(bank)
     }
 
     /// Words of a bank.
     pub(super) fn words(&self, bank: Bank) -> &[u64] {
-        // SAFETY: mapped as long as `self`; only this process writes, through `words_mut`.
-        unsafe { std::slice::from_raw_parts(self.images.bank(bank).as_ptr(), IMAGE_WORDS) }
+        // SAFETY: only this process writes, through `words_mut`.
+        unsafe { self.images.words(bank) }
     }
 
     /// Words of a bank, to write. The caller writes only into a bank that is not in force.
@@ -81,7 +81,7 @@ fn error(action: &'static str, name: &'static str, source: MapError) -> KernelEr
 }
 
 /// The value of the map in this process's memory.
-struct Mapping {
+pub(super) struct Mapping {
     begin: NonNull<Images>,
 }
 
@@ -91,14 +91,34 @@ unsafe impl Send for Mapping {}
 impl Mapping {
     const BYTES: NonZeroUsize = NonZeroUsize::new(size_of::<Images>()).expect("it is not empty");
 
-    fn of(map: &MapData) -> Result<Self, KernelError> {
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    pub(super) fn of(map: &MapData, access: ProtFlags) -> Result<Self, KernelError> {
         // SAFETY: a new shared mapping of a map with as many bytes, at an address of the kernel's
         // choice.
         let begin =
             unsafe { mmap(None, Self::BYTES, access, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) };
         let begin = begin.map_err(|errno| KernelError::Mapping(errno.into()))?;
         Ok(Self { begin: begin.cast() })
+    }
+
+    /// The bank that is in force, whether or not an image is in it.
+    pub(super) fn in_force(&self) -> Bank {
+        if self.active().load(Ordering::Acquire) == 0 { Bank::A } else { Bank::B }
+    }
+
+    /// Words of a bank.
+    ///
+    /// # Safety
+    /// Nobody may write into the bank while the slice lives.
+    pub(super) unsafe fn words(&self, bank: Bank) -> &[u64] {
+        // SAFETY: mapped as long as `self`, and the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.bank(bank).as_ptr(), IMAGE_WORDS) }
+    }
+
+    /// Copies a bank that another process may write into meanwhile.
+    pub(super) fn copy(&self, bank: Bank) -> Vec<u64> {
+        let begin = self.bank(bank).as_ptr();
+        // SAFETY: inside the mapping and aligned; volatile, since the agent may write.
+        (0..IMAGE_WORDS).map(|at| unsafe { begin.add(at).read_volatile() }).collect()
     }
 
     fn active(&self) -> &AtomicU64 {

@@ -67,6 +67,12 @@ pub(super) fn clean() -> Result<usize, KernelError> {
     Ok(ours.len())
 }
 
+/// Where filters of ours are in this network namespace.
+pub(super) fn places() -> Result<Vec<(u32, Hook)>, KernelError> {
+    let ours = Filters::open()?.ours()?;
+    Ok(ours.iter().map(|filter| (filter.index, filter.hook)).collect())
+}
+
 impl Filters {
     pub(super) fn open() -> Result<Self, KernelError> {
         let requests = Requests::open().map_err(|source| failed("list", 0, source))?;

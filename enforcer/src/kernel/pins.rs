@@ -80,26 +80,52 @@ impl Pins {
     /// Pin of a program.
     #[must_use]
     pub fn program(&self, program: Program) -> PathBuf {
-        self.folder.join(format!("program-{}", program.name().replace('_', "-")))
+        program_in(&self.folder, program)
     }
 
     /// Pin of the link on a hook of an interface.
     #[must_use]
     pub fn link(&self, interface: u32, hook: Hook) -> PathBuf {
-        self.folder.join("links").join(format!("{interface}-{}", hook_name(hook)))
+        link_in(&self.folder, interface, hook)
     }
 
     /// Interface numbers and hooks of all pinned links.
     pub fn links(&self) -> Result<BTreeSet<(u32, Hook)>, KernelError> {
-        let folder = self.folder.join("links");
-        let failed = |source| KernelError::Pin { action: "list", path: folder.clone(), source };
-        let mut links = BTreeSet::new();
-        for entry in fs::read_dir(&folder).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            links.extend(name.to_str().and_then(link_place));
-        }
-        Ok(links)
+        links_in(&self.folder)
     }
+}
+
+/// Pin of a program, for readers that hold no lock.
+pub(super) fn program_below(bpffs: &Path, program: Program) -> PathBuf {
+    program_in(&version_folder(bpffs), program)
+}
+
+fn program_in(folder: &Path, program: Program) -> PathBuf {
+    folder.join(format!("program-{}", program.name().replace('_', "-")))
+}
+
+/// Interface numbers and hooks of all pinned links, for readers that hold no lock.
+pub(super) fn links_below(bpffs: &Path) -> Result<BTreeSet<(u32, Hook)>, KernelError> {
+    links_in(&version_folder(bpffs))
+}
+
+/// Pin of a link, for readers that hold no lock.
+pub(super) fn link_below(bpffs: &Path, interface: u32, hook: Hook) -> PathBuf {
+    link_in(&version_folder(bpffs), interface, hook)
+}
+
+fn link_in(folder: &Path, interface: u32, hook: Hook) -> PathBuf {
+    folder.join("links").join(format!("{interface}-{}", hook_name(hook)))
+}
+
+fn links_in(folder: &Path) -> Result<BTreeSet<(u32, Hook)>, KernelError> {
+    let folder = folder.join("links");
+    let mut links = BTreeSet::new();
+    for path in list(&folder)? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        links.extend(name.and_then(link_place));
+    }
+    Ok(links)
 }
 
 const fn hook_name(hook: Hook) -> &'static str {

@@ -115,6 +115,12 @@ fn lease(
     }
 }
 
+/// What a Lease says of its agent, by the name that [`annotations`] gives it.
+#[must_use]
+pub fn annotation(lease: &Lease, name: &str) -> Option<String> {
+    lease.metadata.annotations.as_ref()?.get(&format!("{PREFIX}/{name}")).cloned()
+}
+
 /// What the Lease says of an agent. What is not so is not there.
 fn annotations(status: &Status) -> BTreeMap<String, String> {
     let Status { report, source_stale_since } = status;

@@ -12,6 +12,7 @@ mod clusters;
 pub(super) mod egress;
 mod frontends;
 mod guard_pods;
+mod mode;
 mod nodes;
 mod pods;
 mod ranges;

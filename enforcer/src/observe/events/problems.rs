@@ -57,6 +57,8 @@ pub(super) fn reason(kind: &ProblemKind) -> &'static str {
         ProblemKind::Conflict { .. } => "Conflict",
         ProblemKind::Egress { .. } => "Egress",
         ProblemKind::Capacity { .. } => "Capacity",
+        ProblemKind::ClientsHidden => "ClientsHidden",
+        ProblemKind::ProbesDenied { .. } => "ProbesDenied",
     }
 }
 

@@ -84,7 +84,7 @@ impl Access {
     }
 
     /// Makes a client of what is written now.
-    pub(super) async fn client(&self) -> Result<Client, AccessError> {
+    pub(crate) async fn client(&self) -> Result<Client, AccessError> {
         let mut config = match self {
             Self::Pod => {
                 Config::incluster().map_err(|source| AccessError::Pod(Box::new(source)))?

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_policy::{
-    model::{self, ClusterId, ExposeStrategy, Mode, RangeList, Snapshot},
+    model::{self, ClusterId, ExposeStrategy, RangeList, Snapshot},
     problem::ProblemKind,
 };
 
@@ -16,7 +16,7 @@ use super::{
     egress::{self, Gate, Shared, Subject},
     frontends,
     guard_pods::Guard,
-    pods, ranges,
+    mode, pods, ranges,
     report::{Place, Report},
     seed::Chosen,
     unread,
@@ -126,6 +126,7 @@ fn read(
         let (seed, defaults) = (seed.seed.as_ref(), settings.options.seed_defaults);
         allowed::report_tunneling(allowed.as_ref(), seed, defaults, place(""), report);
     }
+    mode::report_annotated(&stored.object, place(""), report);
     let namespace = match status.namespace_name.as_str() {
         "" => {
             let namespace = usual_namespace(&id);
@@ -228,6 +229,7 @@ fn complete(
         let former = former.and_then(|former| former.egress.as_ref());
         egress::of(&gate, subject, objects, shared, former, report)
     });
+    let mode = mode::of(objects, &namespace, former, report);
     model::Cluster {
         id,
         namespace,
@@ -236,7 +238,7 @@ fn complete(
         frontends: frontends.into_iter().collect(),
         own_pods: pods.own,
         api_server_pods: pods.api_servers,
-        mode: Mode::Enforce,
+        mode,
         egress,
     }
 }

@@ -3,6 +3,7 @@
 mod allowed;
 mod egress;
 mod missing;
+mod mode;
 mod objects;
 mod pods;
 mod shared_proxy;

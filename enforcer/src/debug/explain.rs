@@ -1,0 +1,589 @@
+//! `enforcer debug explain SRC [->] CLUSTER|ADDR:PORT`: what would become of a connection, and why.
+//!
+//! Input: a question. Output: the verdict of the programs in force, on every frontend of a cluster that the
+//! source could name, and the range and object behind it. The verdict is the kernel's; the words are the
+//! oracle's, and left out where the two do not agree, which is said.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use clap::Args;
+use enforcer_ebpf::{abi::Explained, verdict::Reason};
+use enforcer_policy::{
+    compile::EgressPod,
+    model::{
+        Cluster, ClusterId, Egress, Frontend, FrontendAddress, Peer, PeerPort, Protocol, Side,
+        Snapshot,
+    },
+    oracle::{self, Admitted, Answer, Exemption, Segment},
+    plan::Hook,
+};
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::{
+    DebugError, Outcome, View,
+    screen::{Screen, Tone, plain, toned},
+    show,
+    sight::{Known, Sight},
+    words::{self, FrontendWords},
+};
+use crate::{
+    kernel::{DryRun, Look, Probe, Step},
+    observe::side_name,
+};
+
+/// A source port that no server has.
+const SOURCE_PORT: u16 = 55_555;
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Who asks: an address. With --egress the cluster whose API server asks, or its pod's address.
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// Where to: a cluster, ADDRESS:PORT, or ADDRESS:PORT/udp.
+    #[arg(value_name = "CLUSTER|ADDR:PORT")]
+    target: String,
+    /// A connection that an API server opens, instead of one to it.
+    #[arg(long)]
+    egress: bool,
+    /// Where the packet comes in: `uplink`, or `pod` for one of this node's pods. Else where such a source
+    /// would.
+    #[arg(long, value_name = "SIDE", value_parser = side)]
+    side: Option<Side>,
+}
+
+/// What is wrong with a question.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// The source is no address.
+    #[error("{0} is no address; write an address like 198.51.100.7 or 2001:db8::1")]
+    Source(String),
+    /// A shell took the arrow for itself.
+    #[error("leave out the arrow, or quote it: a shell writes the answer into a file else")]
+    Arrow,
+    /// The target is neither.
+    #[error("{target} is neither ADDRESS:PORT nor a cluster{known}")]
+    Target {
+        /// As asked.
+        target: String,
+        /// The clusters that there are.
+        known: String,
+    },
+    /// One is IPv4, the other IPv6.
+    #[error("{source_address} and {target} are not of one family")]
+    Families {
+        /// Who asks.
+        source_address: IpAddr,
+        /// Where to.
+        target: SocketAddr,
+    },
+    /// An API server connects to addresses.
+    #[error("with --egress the target is ADDRESS:PORT, not {0}")]
+    EgressTarget(String),
+    /// No pod is meant.
+    #[error("{0} is neither a cluster with an API server pod on this node nor the address of one")]
+    NoPod(String),
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Explanation {
+    source: String,
+    target: String,
+    /// `ingress`: to an API server; `egress`: from one.
+    direction: &'static str,
+    /// `uplink` or `pod`.
+    side: &'static str,
+    /// Whether an image is in force, and the programs hang on an interface of this side.
+    is_in_force: bool,
+    verdicts: Vec<Said>,
+    #[serde(skip)]
+    caveat: Option<String>,
+}
+
+/// What becomes of one connection.
+#[derive(Debug, Serialize)]
+struct Said {
+    /// `null` where the target is no frontend.
+    frontend: Option<FrontendWords>,
+    cluster: Option<String>,
+    source: String,
+    destination: String,
+    protocol: &'static str,
+    /// `allowed`; `handshake`: it can be opened, but not used; `denied`; `would-deny`: passes, since it is
+    /// only audited; `unguarded`: nothing restricts it.
+    verdict: &'static str,
+    /// The reason as it is counted.
+    reason: &'static str,
+    /// The range, or address, that decides.
+    range: Option<String>,
+    /// The object that it comes from, or the option.
+    object: Option<String>,
+    /// The field.
+    field: Option<String>,
+    /// In words.
+    why: String,
+}
+
+fn side(text: &str) -> Result<Side, &'static str> {
+    match text {
+        "uplink" => Ok(Side::Uplink),
+        "pod" => Ok(Side::Pod),
+        _ => Err("write uplink or pod"),
+    }
+}
+
+/// Answers.
+pub(super) fn view(sight: &Sight, options: &Options) -> Result<Explanation, DebugError> {
+    if options.source == "-" || options.target == "-" {
+        return Err(ExplainError::Arrow.into());
+    }
+    let known = sight.known()?;
+    if sight.kernel.is_err() {
+        // Says what is wrong.
+        Look::open(&sight.places.bpffs)?;
+    }
+    let asker = Asker {
+        known: &known,
+        dry_run: DryRun::open(&sight.places.bpffs)?,
+        is_of_snapshot: sight.snapshot_is_in_force(),
+    };
+    let (side, verdicts) = if options.egress {
+        (Side::Pod, asker.egress(&options.source, &options.target)?)
+    } else {
+        let source = address(&options.source)?;
+        let side = options.side.unwrap_or_else(|| usual_side(known.snapshot, source));
+        (side, asker.ingress(source, side, &options.target)?)
+    };
+    Ok(Explanation {
+        source: options.source.clone(),
+        target: options.target.clone(),
+        direction: if options.egress { "egress" } else { "ingress" },
+        side: side_name(side),
+        is_in_force: sight.image.is_some() && is_attached(sight)?,
+        verdicts,
+        caveat: sight.caveat(),
+    })
+}
+
+/// Whether any program hangs on any interface here.
+fn is_attached(sight: &Sight) -> Result<bool, DebugError> {
+    match &sight.kernel {
+        Ok(look) => Ok(look.places()?.keys().any(|(_, hook)| *hook == Hook::Ingress)),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Pods of this node send through their own interfaces.
+fn usual_side(snapshot: &Snapshot, source: IpAddr) -> Side {
+    let node = snapshot.nodes.get(&snapshot.this_node.name);
+    let mut ranges = node.into_iter().flat_map(|node| &node.pod_ranges);
+    let mut ends = snapshot.this_node.pod_interfaces.iter();
+    let is_pod = ranges.any(|range| range.contains(&source))
+        || ends.any(|end| end.addresses.contains(&source));
+    if is_pod { Side::Pod } else { Side::Uplink }
+}
+
+fn address(text: &str) -> Result<IpAddr, ExplainError> {
+    let address = text.parse::<IpAddr>().map_err(|_| ExplainError::Source(text.to_owned()))?;
+    Ok(address.to_canonical())
+}
+
+/// `ADDRESS:PORT`, `ADDRESS:PORT/udp`
+fn place(text: &str) -> Option<(SocketAddr, Protocol)> {
+    let (place, protocol) = match text.rsplit_once('/') {
+        Some((place, "tcp")) => (place, Protocol::Tcp),
+        Some((place, "udp")) => (place, Protocol::Udp),
+        _ => (text, Protocol::Tcp),
+    };
+    let place = SocketAddr::from_str(place).ok()?;
+    Some((SocketAddr::new(place.ip().to_canonical(), place.port()), protocol))
+}
+
+struct Asker<'a> {
+    known: &'a Known<'a>,
+    dry_run: DryRun,
+    /// Whether the kernel enforces what the snapshot says.
+    is_of_snapshot: bool,
+}
+
+impl Asker<'_> {
+    fn ingress(&self, source: IpAddr, side: Side, target: &str) -> Result<Vec<Said>, DebugError> {
+        if let Some((to, protocol)) = place(target) {
+            if to.is_ipv4() != source.is_ipv4() {
+                let (source_address, target) = (source, to);
+                return Err(ExplainError::Families { source_address, target }.into());
+            }
+            return Ok(vec![self.enters(source, side, to, protocol, None)?]);
+        }
+        let cluster = self.cluster(target)?;
+        let mut verdicts = Vec::new();
+        for frontend in &cluster.frontends {
+            // A nodePort answers at every address of the node; all of them are judged alike.
+            let to = match frontend.at {
+                FrontendAddress::Node { port } => {
+                    self.node_address(source).map(|address| SocketAddr::new(address, port))
+                }
+                FrontendAddress::Address { address, port } => Some(SocketAddr::new(address, port)),
+            };
+            let Some(to) = to.filter(|to| to.is_ipv4() == source.is_ipv4()) else { continue };
+            verdicts.push(self.enters(source, side, to, frontend.protocol, Some(frontend))?);
+        }
+        Ok(verdicts)
+    }
+
+    fn cluster(&self, target: &str) -> Result<&Cluster, DebugError> {
+        let named = target.contains([':', '/']) || target.parse::<IpAddr>().is_ok();
+        show::find(self.known, &ClusterId(target.to_owned())).map_err(|error| match error {
+            DebugError::UnknownCluster { cluster: target, known } if named => {
+                ExplainError::Target { target, known: super::others(&known) }.into()
+            }
+            other => other,
+        })
+    }
+
+    /// An address of this node at which others find its nodePorts.
+    fn node_address(&self, source: IpAddr) -> Option<IpAddr> {
+        let Snapshot { nodes, this_node, .. } = self.known.snapshot;
+        let published = nodes.get(&this_node.name).into_iter().flat_map(|node| &node.addresses);
+        let here = published.filter(|address| this_node.addresses.contains(address));
+        here.chain(&this_node.addresses).find(|it| it.is_ipv4() == source.is_ipv4()).copied()
+    }
+
+    fn enters(
+        &self,
+        source: IpAddr,
+        side: Side,
+        to: SocketAddr,
+        protocol: Protocol,
+        frontend: Option<&Frontend>,
+    ) -> Result<Said, DebugError> {
+        let from = SocketAddr::new(source, SOURCE_PORT);
+        let probe = |step| Probe { from, to, protocol, step };
+        let opening = self.dry_run.enters(side, &probe(Step::Open))?;
+        let data = self.dry_run.enters(side, &probe(Step::Data))?;
+        // What is denied with data and not without is a health check's handshake.
+        let (explained, segment) = match (opening.drops, data.drops) {
+            (false, true) => (opening, Segment::Open),
+            _ if protocol == Protocol::Udp => (data, Segment::Data),
+            _ => (opening, Segment::Open),
+        };
+        let packet = oracle::Packet {
+            source,
+            destination: to.ip(),
+            protocol,
+            port: to.port(),
+            side,
+            segment,
+            answers_node: false,
+        };
+        let answer = oracle::admit(self.known.snapshot, &packet);
+        let reason = reason(explained);
+        let words = if answer.reason() == reason && self.is_of_snapshot {
+            Words::of(&answer)
+        } else {
+            Words::unknown(&answer, reason)
+        };
+        let verdict = match verdict(explained) {
+            "allowed" if data.drops && data.audited => "would-deny",
+            "allowed" if data.drops => "handshake",
+            other => other,
+        };
+        let cluster = match &answer {
+            Answer::Listed(by) => by.first().map(|(cluster, _)| cluster.to_string()),
+            Answer::NotListed(by) => by.first().map(ToString::to_string),
+            _ => None,
+        };
+        let frontend = frontend.or_else(|| self.frontend_at(&packet));
+        Ok(Said {
+            cluster: cluster.or_else(|| self.owner(frontend?)),
+            frontend: frontend.map(FrontendWords::of),
+            source: source.to_string(),
+            destination: to.to_string(),
+            protocol: words::protocol(protocol),
+            verdict,
+            reason,
+            range: words.range,
+            object: words.object,
+            field: words.field,
+            why: words.why,
+        })
+    }
+
+    fn frontend_at(&self, packet: &oracle::Packet) -> Option<&Frontend> {
+        let Snapshot { clusters, shared_proxy, .. } = self.known.snapshot;
+        let here = &self.known.rules.node_addresses;
+        let mut all = clusters.values().flat_map(|cluster| &cluster.frontends).chain(shared_proxy);
+        all.find(|frontend| {
+            frontend.protocol == packet.protocol
+                && match frontend.at {
+                    FrontendAddress::Node { port } => {
+                        port == packet.port && here.contains(&packet.destination)
+                    }
+                    FrontendAddress::Address { address, port } => {
+                        port == packet.port && address == packet.destination
+                    }
+                }
+        })
+    }
+
+    fn owner(&self, frontend: &Frontend) -> Option<String> {
+        let mut clusters = self.known.snapshot.clusters.values();
+        let owner = clusters.find(|cluster| cluster.frontends.contains(frontend));
+        owner.map(|cluster| cluster.id.to_string())
+    }
+
+    fn egress(&self, source: &str, target: &str) -> Result<Vec<Said>, DebugError> {
+        let Some((to, protocol)) = place(target) else {
+            return Err(ExplainError::EgressTarget(target.to_owned()).into());
+        };
+        let policies = &self.known.rules.egress_policies;
+        let mut verdicts = Vec::new();
+        for (interface, pod) in &self.known.rules.egress {
+            let EgressPod { netns: _, v4, v6, policy } = pod;
+            let own = if to.is_ipv4() { v4.map(IpAddr::V4) } else { v6.map(IpAddr::V6) };
+            let addresses = [v4.map(IpAddr::V4), v6.map(IpAddr::V6)];
+            let id = policies.get(*policy).map(|policy| &policy.cluster);
+            let is_meant = id.is_some_and(|id| id.0 == source)
+                || address(source).is_ok_and(|address| addresses.contains(&Some(address)));
+            let (Some(own), Some(id), true) = (own, id, is_meant) else { continue };
+            verdicts.push(self.leaves(*interface, own, id, to, protocol)?);
+        }
+        let open = self.known.snapshot.clusters.get(&ClusterId(source.to_owned()));
+        match (verdicts.is_empty(), open) {
+            (false, _) => Ok(verdicts),
+            (true, Some(cluster)) if cluster.egress.is_none() => {
+                Ok(vec![Said::ungated(cluster, to, protocol)])
+            }
+            (true, _) => Err(ExplainError::NoPod(source.to_owned()).into()),
+        }
+    }
+
+    fn leaves(
+        &self,
+        interface: u32,
+        own: IpAddr,
+        id: &ClusterId,
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<Said, DebugError> {
+        let from = SocketAddr::new(own, SOURCE_PORT);
+        let explained =
+            self.dry_run.leaves(interface, &Probe { from, to, protocol, step: Step::Open })?;
+        let egress = self.known.snapshot.clusters.get(id).and_then(|it| it.egress.as_ref());
+        let peer = egress
+            .and_then(|Egress { peers, .. }| peers.iter().find(|peer| names(peer, to, protocol)));
+        let (reason, peer) = (reason(explained), peer.filter(|_| !explained.drops));
+        Ok(Said {
+            frontend: None,
+            cluster: Some(id.to_string()),
+            source: own.to_string(),
+            destination: to.to_string(),
+            protocol: words::protocol(protocol),
+            verdict: verdict(explained),
+            reason,
+            range: peer.map(|peer| peer.net.to_string()),
+            object: peer.map(|peer| peer.origin.object.to_string()),
+            field: peer.map(|peer| peer.origin.field.clone()),
+            why: match peer {
+                Some(Peer { net, port, origin }) => {
+                    format!("{net} port {} of {origin}", words::peer_port(*port))
+                }
+                None if explained.drops => format!("no peer of {id} is there"),
+                None => reason.replace('_', " "),
+            },
+        })
+    }
+}
+
+impl Said {
+    fn ungated(cluster: &Cluster, to: SocketAddr, protocol: Protocol) -> Self {
+        Self {
+            frontend: None,
+            cluster: Some(cluster.id.to_string()),
+            source: cluster.id.to_string(),
+            destination: to.to_string(),
+            protocol: words::protocol(protocol),
+            verdict: "unguarded",
+            reason: Reason::Unguarded.name(),
+            range: None,
+            object: None,
+            field: None,
+            why: "spec.features.apiserverNetworkPolicy is off".to_owned(),
+        }
+    }
+}
+
+fn names(peer: &Peer, to: SocketAddr, protocol: Protocol) -> bool {
+    let at = match peer.port {
+        PeerPort::Any => true,
+        PeerPort::Only(only, port) => only == protocol && port == to.port(),
+    };
+    at && peer.net.contains(&to.ip())
+}
+
+fn reason(explained: Explained) -> &'static str {
+    let known = Reason::ALL.into_iter().find(|reason| *reason as u32 == explained.reason);
+    known.map_or("unknown", Reason::name)
+}
+
+fn verdict(explained: Explained) -> &'static str {
+    match (explained.drops, explained.audited) {
+        (true, true) => "would-deny",
+        (true, false) => "denied",
+        (false, _) if explained.reason == Reason::Unguarded as u32 => "unguarded",
+        (false, _) => "allowed",
+    }
+}
+
+/// The oracle's words.
+#[derive(Default)]
+struct Words {
+    range: Option<String>,
+    object: Option<String>,
+    field: Option<String>,
+    why: String,
+}
+
+impl Words {
+    fn of(answer: &Answer) -> Self {
+        let option = |range: &IpNet, option: &str| Self {
+            range: Some(range.to_string()),
+            object: Some(option.to_owned()),
+            field: None,
+            why: format!("{option} {range}"),
+        };
+        match answer {
+            Answer::Unguarded => Self::only("no list restricts it"),
+            Answer::Listed(by) => Self::listed(by),
+            Answer::OwnPod(cluster) => {
+                Self::only(&format!("a pod of the control plane of {cluster}"))
+            }
+            Answer::Exempt(exemption) => Self::exempt(exemption),
+            Answer::TrustedProxy(range) => option(range, "--trusted-proxies"),
+            Answer::Reply => Self::only("a reply to a connection that the node opened"),
+            Answer::Probe(range) | Answer::ProbeData(range) => option(range, "--probe-ranges"),
+            Answer::NotListed(clusters) => {
+                let names: Vec<String> = clusters.iter().map(ToString::to_string).collect();
+                Self::only(&format!("in no list of {}", names.join(", ")))
+            }
+        }
+    }
+
+    fn only(why: &str) -> Self {
+        Self { why: why.to_owned(), ..Self::default() }
+    }
+
+    fn listed(by: &[(ClusterId, Admitted)]) -> Self {
+        let one = |Admitted { range, origin, position }: &Admitted| {
+            format!("{range} of {origin}[{position}]")
+        };
+        let all: Vec<String> = by.iter().map(|(_, admitted)| one(admitted)).collect();
+        let first = by.first().map(|(_, admitted)| admitted);
+        Self {
+            range: first.map(|admitted| admitted.range.to_string()),
+            object: first.map(|admitted| admitted.origin.object.to_string()),
+            field: first.map(|it| format!("{}[{}]", it.origin.field, it.position)),
+            why: all.join(" and "),
+        }
+    }
+
+    fn exempt(exemption: &Exemption) -> Self {
+        let node = |name: &String, field: &str, range: Option<&IpNet>| Self {
+            range: range.map(ToString::to_string),
+            object: Some(format!("Node {name}")),
+            field: Some(field.to_owned()),
+            why: match range {
+                Some(range) => format!("{range} of Node {name} {field}"),
+                None => format!("an address of Node {name} {field}"),
+            },
+        };
+        match exemption {
+            Exemption::Node(name) => node(name, "status.addresses", None),
+            Exemption::PodRange(name, range) => node(name, "spec.podCIDRs", Some(range)),
+            Exemption::TunnelPeer => Self::only("the tunnel device of another node"),
+            Exemption::SharedProxyPod => Self::only("a pod of the shared nodeport-proxy"),
+            Exemption::Option(range) => Self {
+                range: Some(range.to_string()),
+                object: Some("--exempt".to_owned()),
+                field: None,
+                why: format!("--exempt {range}"),
+            },
+        }
+    }
+
+    /// The image in force is not that of the objects.
+    fn unknown(answer: &Answer, reason: &str) -> Self {
+        let said = answer.reason();
+        Self::only(&format!(
+            "{}: by an image of other objects; by those that are known it were {said}",
+            reason.replace('_', " ")
+        ))
+    }
+}
+
+impl View for Explanation {
+    const COMMAND: &'static str = "explain";
+
+    fn text(&self, screen: &Screen) -> String {
+        let Self { source, target, direction, side, is_in_force, verdicts, caveat } = self;
+        let mut text = screen.title(&format!("{source} -> {target} ({direction}, {side})"));
+        let rows = verdicts.iter().map(|it| {
+            let tone = match it.verdict {
+                "allowed" => Tone::Good,
+                "denied" => Tone::Bad,
+                _ => Tone::Worth,
+            };
+            let kind = it.frontend.as_ref().map_or("-", |frontend| frontend.kind);
+            [
+                plain(format!("{}/{}", it.destination, it.protocol)),
+                plain(kind),
+                toned(it.verdict, tone),
+                plain(it.reason),
+                plain(it.why.clone()),
+            ]
+        });
+        text.push_str(&screen.table(["DESTINATION", "FRONTEND", "VERDICT", "REASON", "WHY"], rows));
+        if verdicts.is_empty() {
+            text.push_str("no frontend of this cluster is of the source's family\n");
+        }
+        if !is_in_force {
+            text.push_str("\nno program hangs on any interface here: nothing is enforced\n");
+        }
+        if let Some(caveat) = caveat {
+            text.push_str(&format!("\n{caveat}\n"));
+        }
+        text
+    }
+
+    fn outcome(&self) -> Outcome {
+        let any = |wanted: &str| self.verdicts.iter().any(|said| said.verdict == wanted);
+        match () {
+            () if !self.is_in_force => Outcome::NotEnforced,
+            () if any("denied") || any("handshake") => Outcome::Denied,
+            () if any("would-deny") => Outcome::NotEnforced,
+            () => Outcome::Fine,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_places_with_and_without_a_protocol() {
+        let tcp = |text: &str| Some((text.parse().unwrap(), Protocol::Tcp));
+        assert_eq!(place("192.0.2.1:6443"), tcp("192.0.2.1:6443"));
+        assert_eq!(place("[2001:db8::1]:6443/tcp"), tcp("[2001:db8::1]:6443"));
+        assert_eq!(place("[::ffff:192.0.2.1]:1"), tcp("192.0.2.1:1"));
+        let (to, protocol) = place("192.0.2.1:53/udp").unwrap();
+        assert_eq!((to.port(), protocol), (53, Protocol::Udp));
+        assert_eq!(place("c1"), None);
+        assert_eq!(place("192.0.2.1"), None);
+    }
+}

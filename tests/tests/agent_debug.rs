@@ -1,0 +1,300 @@
+//! `enforcer debug` against a live agent, and after its end. Needs root.
+
+#![allow(clippy::unwrap_used, reason = "clippy takes helpers of tests for other code")]
+
+use std::collections::BTreeSet;
+use std::os::unix::process::CommandExt as _;
+use std::time::Duration;
+
+use enforcer_tests::agent::{Agent, Answered, Installation};
+use enforcer_tests::counted::Counted;
+use enforcer_tests::nat::Protocol;
+use enforcer_tests::stage::Stage;
+use enforcer_tests::talk::{Outcome, connect};
+use enforcer_tests::{exec, survey};
+use serde_json::Value;
+
+const LISTED: &[&str] = &["198.51.100.0/24", "2001:db8:51::/64", "nonsense"];
+
+/// Cluster `c1` with a list of which one entry is invalid, cluster `c2` without any.
+struct Scene {
+    stage: Stage,
+    installation: Installation,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let mut stage = Stage::customary().unwrap();
+        stage.add_tenant("c2", 2).unwrap();
+        stage.cluster = stage.cluster.allow(LISTED);
+        stage.publish().unwrap();
+        let installation = stage.installation().unwrap();
+        Scene { stage, installation }
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Answered {
+        self.installation.debug(arguments).unwrap()
+    }
+
+    /// The text of an answer, and its JSON.
+    fn both(&self, arguments: &[&str]) -> (Answered, Value) {
+        let text = self.ask(arguments);
+        let json = self.ask(&[arguments, &["--output", "json"]].concat());
+        assert_eq!(text.code, json.code, "{} {}", text.error, json.error);
+        assert_eq!((text.error.as_str(), json.error.as_str()), ("", ""));
+        (text, json.json().unwrap())
+    }
+
+    fn start(&self) -> Agent {
+        self.installation.start().unwrap()
+    }
+}
+
+/// Compares with a stored snapshot, with what differs from run to run left out.
+fn compare(name: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_omit_expression(true);
+    for (pattern, instead) in [
+        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "[TIME]"),
+        (r"\b[0-9a-f]{12}\b", "[REVISION]"),
+        (r#"manifests=[^\s",]+"#, "manifests=[FOLDER]"),
+        (r#"/[^\s"]*/seed\.yaml"#, "[FOLDER]/seed.yaml"),
+        // How images are laid out is not what this is about.
+        (r#""(room|used)": \d+"#, "\"$1\": 0"),
+        (r"\d+ of \d{4,} +\d+%", "[USED] of [ROOM]"),
+        (r#""index": \d+"#, "\"index\": 0"),
+        (r#"("allowed|"denied|"would_deny|"packets)(\w*)": \d+"#, "$1$2\": 0"),
+    ] {
+        settings.add_filter(pattern, instead);
+    }
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+#[test]
+fn status_list_and_show_say_what_is_enforced_and_where_it_comes_from() {
+    let scene = Scene::new();
+    let _agent = scene.start();
+    let (status, json) = scene.both(&["status"]);
+    assert_eq!(status.code, Some(0));
+    compare("status", &status.text);
+    assert_eq!(json["version"], 1);
+    assert_eq!(json["is_enforced"], true);
+    assert_eq!(json["enforced"], json["wanted"]);
+    assert_eq!(json["interfaces"][0]["hooks"][0]["position"], 1);
+    compare("status-json", &format!("{json:#}"));
+
+    let (list, json) = scene.both(&["list"]);
+    assert_eq!(list.code, Some(0));
+    compare("list", &list.text);
+    compare("list-json", &format!("{json:#}"));
+
+    let (show, json) = scene.both(&["show", "c1"]);
+    assert_eq!(show.code, Some(0));
+    compare("show", &show.text);
+    let ranges: Vec<&str> =
+        json["ranges"].as_array().unwrap().iter().map(|it| it["range"].as_str().unwrap()).collect();
+    assert_eq!(ranges, ["198.51.100.0/24", "2001:db8:51::/64"]);
+    compare("show-json", &format!("{json:#}"));
+
+    let unknown = scene.ask(&["show", "c9"]);
+    assert_eq!(unknown.code, Some(1));
+    assert_eq!(unknown.error, "enforcer: there is no cluster c9; there are c1, c2\n");
+}
+
+#[test]
+fn everything_is_told_alike_when_the_agent_is_gone() {
+    let scene = Scene::new();
+    let agent = scene.start();
+    let with: Vec<Value> =
+        [&["status"][..], &["list"], &["show", "c1"]].map(|it| scene.both(it).1).into();
+    agent.kill().unwrap();
+    let (status, json) = scene.both(&["status"]);
+    assert_eq!(status.code, Some(0));
+    compare("status-without-an-agent", &status.text);
+    assert_eq!(json["agent"]["is_running"], false);
+    for same in ["enforced", "wanted", "interfaces", "problems", "fill"] {
+        assert_eq!(json[same], with[0][same], "{same}");
+    }
+    assert_eq!(scene.both(&["list"]).1, with[1]);
+    assert_eq!(scene.both(&["show", "c1"]).1, with[2]);
+
+    // After a reboot nothing is enforced, and what was is still known.
+    scene.installation.empty_bpffs().unwrap();
+    let (status, json) = scene.both(&["status"]);
+    assert_eq!(status.code, Some(4));
+    assert_eq!(json["is_enforced"], false);
+    assert_eq!(json["enforced"], Value::Null);
+    assert!(status.text.contains("nothing is enforced"), "{}", status.text);
+    assert_eq!(scene.ask(&["show", "c1"]).code, Some(4));
+}
+
+#[test]
+fn explain_says_what_real_connections_get_and_by_which_range() {
+    let mut scene = Scene::new();
+    let agent = scene.start();
+    let lists: [&[&str]; 3] =
+        [LISTED, &["203.0.113.0/24", "2001:db8:113::/64"], &["198.51.100.0/24", "203.0.113.0/25"]];
+    let mut asked = 0;
+    for (number, list) in lists.into_iter().enumerate() {
+        scene.stage.cluster = scene.stage.cluster.clone().allow(list);
+        if number > 0 {
+            agent.enforces(|| scene.stage.publish()).unwrap();
+        }
+        let questions = scene.stage.questions(&["listed", "unlisted"]);
+        for answer in survey::ask(&questions) {
+            let survey::Question { client, frontend, .. } = answer.question;
+            let to = frontend.address;
+            let from = scene.stage.network.host(client).addresses.like(to.ip()).to_string();
+            let to = match frontend.protocol {
+                Protocol::Tcp => to.to_string(),
+                Protocol::Udp => format!("{to}/udp"),
+            };
+            let explained = scene.ask(&["explain", &from, "->", &to, "--output", "json"]);
+            let json = explained.json().unwrap();
+            let said = &json["verdicts"][0];
+            let gets_in = answer.observed == Outcome::Answered;
+            let expected: (&[&str], i32) =
+                if gets_in { (&["allowed", "unguarded"], 0) } else { (&["denied"], 3) };
+            assert!(expected.0.contains(&said["verdict"].as_str().unwrap()), "{answer}: {json:#}");
+            assert_eq!(explained.code, Some(expected.1), "{answer}: {json:#}");
+            if said["verdict"] == "allowed" {
+                let range: ipnet::IpNet = said["range"].as_str().unwrap().parse().unwrap();
+                assert!(range.contains(&from.parse::<std::net::IpAddr>().unwrap()), "{json:#}");
+                assert_eq!(said["object"], "Cluster c1", "{json:#}");
+            }
+            asked += 1;
+        }
+    }
+    assert!(asked >= 60, "{asked}");
+    // Nothing of it was counted.
+    let counted = Counted::now(&agent, "c1").unwrap();
+    let answer = scene.ask(&["explain", "203.0.113.200", "c1"]);
+    assert_eq!(answer.code, Some(3));
+    compare("explain", &answer.text);
+    let json = scene.both(&["explain", "10.244.0.11", "c1"]).1;
+    assert_eq!(json["side"], "pod");
+    assert_eq!(json["verdicts"][0]["reason"], "own_pod");
+    assert_eq!(Counted::now(&agent, "c1").unwrap(), counted);
+    assert_eq!(scene.ask(&["explain", "203.0.113.200", "c2"]).code, Some(0));
+    for (arguments, words) in [
+        (&["explain", "somebody", "c1"][..], "somebody is no address"),
+        (&["explain", "192.0.2.1", "c7"], "there is no cluster c7; there are c1, c2"),
+        (&["explain", "192.0.2.1", "192.0.2.9"], "is neither ADDRESS:PORT nor a cluster"),
+        (&["explain", "192.0.2.1", "[2001:db8::1]:6443"], "are not of one family"),
+        (&["explain", "192.0.2.1", "-"], "leave out the arrow, or quote it"),
+        (&["explain", "c9", "192.0.2.1:53", "--egress"], "is neither a cluster with"),
+    ] {
+        let answer = scene.ask(arguments);
+        assert_eq!(answer.code, Some(1), "{}", answer.text);
+        assert!(answer.error.contains(words), "{}", answer.error);
+        assert_eq!(answer.error.lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_cluster_whose_namespace_says_audit_is_counted_and_cut_by_nothing_while_others_are() {
+    let mut scene = Scene::new();
+    scene.stage.tenants[0].cluster = scene.stage.tenants[0].cluster.clone().allow(LISTED);
+    scene.stage.tenants[0].cluster.namespace_annotations =
+        vec![("enforcer.k8c.io/mode".to_owned(), "audit".to_owned())];
+    scene.stage.publish().unwrap();
+    let agent = scene.start();
+    let unlisted = scene.stage.network.host("unlisted");
+    let c2 = scene.stage.frontends_of(&scene.stage.tenants[0].cluster);
+    let vip = c2.iter().find(|it| it.label == "VIP" && it.address.is_ipv4()).unwrap().address;
+    let give_up = Duration::from_secs(5);
+    assert_eq!(connect(&unlisted.ns, None, vip, give_up), Outcome::Answered);
+    assert_eq!(scene.stage.surprises(&["listed"]), [""; 0], "c1 is enforced");
+
+    let list = scene.both(&["list"]).1;
+    let c2 = &list["clusters"][1];
+    assert_eq!((c2["cluster"].as_str(), c2["mode"].as_str()), (Some("c2"), Some("audit")));
+    assert!(c2["packets"]["would_deny"].as_u64().unwrap() > 0, "{c2:#}");
+    assert_eq!(c2["packets"]["denied"], 0);
+    let drops = scene.both(&["drops", "--cluster", "c2"]).1;
+    assert_eq!(drops["drops"][0]["audited"], true);
+    let from = unlisted.addresses.v4.to_string();
+    let (explained, json) = scene.both(&["explain", &from, &vip.to_string()]);
+    assert_eq!(explained.code, Some(4));
+    assert_eq!(json["verdicts"][0]["verdict"], "would-deny");
+    let labels = [("cluster", "c2"), ("direction", "ingress"), ("verdict", "would_deny")];
+    assert!(agent.metric("enforcer_packets_total", &labels).unwrap() > 0.0);
+
+    // From audit to enforcing, somebody who keeps sending is cut at once and for good.
+    scene.stage.tenants[0].cluster.namespace_annotations.clear();
+    agent.enforces(|| scene.stage.publish()).unwrap();
+    let silence = Duration::from_millis(300);
+    assert_eq!(connect(&unlisted.ns, None, vip, silence), Outcome::TimedOut);
+}
+
+#[test]
+fn a_program_that_is_taken_away_or_pushed_back_is_drift() {
+    let scene = Scene::new();
+    let _agent = scene.start();
+    let interfaces = scene.both(&["status"]).1["interfaces"].clone();
+    let states: Vec<&Value> =
+        interfaces.as_array().unwrap().iter().map(|interface| &interface["state"]).collect();
+    assert_eq!(states, ["guarded"]);
+    let links = scene.installation.bpffs().read_dir().unwrap().next().unwrap().unwrap().path();
+    for pin in links.join("links").read_dir().unwrap() {
+        std::fs::remove_file(pin.unwrap().path()).unwrap();
+    }
+    let status = scene.ask(&["status"]);
+    // An agent that looks after its links may be quicker than the question.
+    if status.code != Some(0) {
+        assert_eq!(status.code, Some(4));
+        assert!(status.text.contains("not attached"), "{}", status.text);
+    }
+}
+
+#[test]
+fn without_anything_to_read_the_answer_is_one_sentence() {
+    let scene = Scene::new();
+    for arguments in [&["status"][..], &["list"], &["show", "c1"]] {
+        let answer = scene.ask(arguments);
+        assert_eq!(answer.code, Some(1), "{}", answer.text);
+        assert_eq!(answer.text, "");
+        assert!(answer.error.starts_with("enforcer: nothing is known of this node: no agent runs"));
+        assert_eq!(answer.error.lines().count(), 1);
+    }
+    let _agent = scene.start();
+    let mut unprivileged = scene.installation.debugging(&["status"]);
+    unprivileged.uid(65_534).gid(65_534);
+    // Without a namespace of its own: that would need the privilege.
+    let mut command = std::process::Command::new(unprivileged.get_program());
+    command.args(unprivileged.get_args()).uid(65_534).gid(65_534);
+    let output = exec::output(command, "", Duration::from_secs(20)).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.ends_with("is for root alone: run this as root\n"), "{error}");
+    assert_eq!(error.lines().count(), 1);
+}
+
+#[test]
+fn a_change_is_logged_with_what_it_changes_by_which_object_and_how_long_it_took() {
+    let mut scene = Scene::new();
+    let agent = scene.start();
+    scene.stage.cluster = scene.stage.cluster.clone().allow(&["198.51.100.0/24", "203.0.113.7"]);
+    agent.enforces(|| scene.stage.publish()).unwrap();
+    let log = agent.log();
+    let line = log.lines().rfind(|line| line.contains("image in force")).unwrap();
+    for words in ["Cluster c1", "+203.0.113.7/32", "-2001:db8:51::/64", "took", "changed"] {
+        assert!(line.contains(words), "{words}: {line}");
+    }
+}
+
+#[test]
+fn every_shell_gets_a_completion_with_every_command() {
+    let scene = Scene::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = scene.installation.enforcer(&["completion", shell]).unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let words: BTreeSet<&str> = text
+            .split(|character: char| !character.is_alphanumeric() && character != '-')
+            .collect();
+        for word in ["debug", "status", "list", "show", "explain", "drops"] {
+            assert!(words.contains(word), "{shell}: {word}");
+        }
+    }
+}
