@@ -14,7 +14,7 @@ use crate::demo::build_for_root;
 use crate::project::Project;
 
 /// `cargo xtask bench`.
-pub(crate) fn run(project: &Project, part: &str, args: &[OsString]) -> Result<ExitCode> {
+pub(crate) fn run(project: &Project, part: &str, quick: bool, args: &[OsString]) -> Result<ExitCode> {
     build_for_root(project, "bench")?.bench_object(project)?;
     announce("building the benchmark", "about 2 minutes the first time");
     let mut build = cargo(project);
@@ -23,5 +23,8 @@ pub(crate) fn run(project: &Project, part: &str, args: &[OsString]) -> Result<Ex
     run_command(with_product(&mut build, project))?;
     let mut bench = program(project, project.target().join("release/bench"));
     bench.env("ENFORCER_BENCH_OBJECT", project.bench_object()).args(["--part", part]).args(args);
+    if quick {
+        bench.arg("--quick");
+    }
     Err(become_program(with_product(&mut bench, project)))
 }
