@@ -71,7 +71,8 @@ pub(crate) struct KernelMemory {
 impl KernelMemory {
     /// Of everything that is pinned below a folder.
     pub(crate) fn below(folder: &Path) -> Result<Self> {
-        let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+        let cpus =
+            aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
         let (mut here, mut per_cpu, mut programs) = (0, 0, 0);
         for pin in pins(folder)? {
             // The kernel opens pins of every kind alike; what it is shows in what it says of it.

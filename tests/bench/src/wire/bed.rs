@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::{Ebpf, EbpfLoader, programs::{SchedClassifier, TcAttachType}};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{SchedClassifier, TcAttachType},
+};
 use enforcer_tests::{
     addresses::FIRST_VIP,
     agent::{Agent, Installation},
@@ -170,9 +173,9 @@ impl Bed {
 /// Makes the device `discard`: dummy, or where the kernel has none the redirect target, which
 /// discards what was not redirected to it.
 fn discarding(client: &Netns) -> Result<()> {
-    let made = ["dummy", "ifb"].iter().find_map(|kind| {
-        client.ip(&format!("link add discard txqueuelen 0 type {kind}\n")).ok()
-    });
+    let made = ["dummy", "ifb"]
+        .iter()
+        .find_map(|kind| client.ip(&format!("link add discard txqueuelen 0 type {kind}\n")).ok());
     made.context("this kernel has no device that discards: neither dummy nor ifb")?;
     client.ip("link set discard up\n")
 }
