@@ -453,6 +453,10 @@ fn an_owners_url_never_leads_into_the_seed_nor_to_metadata_or_the_node_itself() 
             .all(|problem| matches!(problem.kind, ProblemKind::Egress { .. }))
     );
     assert!(translated.problems.len() >= 10, "{:?}", translated.said());
+    // Pods outside of any Node's range have others around them.
+    let etcd = slice("cluster-xyz", "etcd", "[172.20.7.7]", "[]");
+    let translated = with_issuer("https://issuer.example.com", &["172.20.9.9"], &[NODE, &etcd]);
+    assert_eq!(granted(&translated), [""; 0]);
     for literal in ["https://192.0.2.1:10250", "http://169.254.169.254", "https://[::1]:443"] {
         assert_eq!(granted(&with_issuer(literal, &[], &[NODE])), [""; 0], "{literal}");
     }
