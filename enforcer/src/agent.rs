@@ -28,6 +28,7 @@ use self::due::Due;
 use crate::{
     args::{self, EgressDnsOption, Places, Run},
     kernel::{self, CounterTable, EventRing, Kernel, KernelError},
+    names::Names,
     node::{self, NodeState},
     observe::{
         self, Metrics,
@@ -147,7 +148,9 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         .await
         .map_err(|source| AgentError::Listen { address: run.listen, source })?;
     let counters = CounterTable::open(&run.places.bpffs)?;
+    let mut names = Names::start(state.clone());
     let mut reconciler = Reconciler::new(kernel, settings, former);
+    reconciler.learn_names(names.current().as_ref().clone());
     let (node_addresses, wanted_addresses) = watch::channel(BTreeSet::new());
     let node = node::watch(run.interfaces.clone(), wanted_addresses).await?;
     let mut node_states = node.states();
@@ -189,6 +192,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
             Due::Rest => reconciler.proceed(),
         };
         known = seen;
+        names.want(reconciler.names());
         log(&status.borrow().report, &report);
         // News does not put off what is already due.
         let now = Instant::now();
@@ -209,6 +213,10 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
             watched = node_states.changed() => {
                 watched.map_err(|_| node::NodeError::Ended)?;
                 Due::Rest
+            }
+            found = names.changed() => {
+                reconciler.learn_names(found.as_ref().clone());
+                Due::Image
             }
             () = yield_now(), if reconciler.is_open() => Due::Rest,
             () = wait_until(again) => after_failure,

@@ -1,5 +1,6 @@
-//! The snapshot that was enforced last, on disk: what an agent knows before its source speaks, and what
-//! `enforcer debug` knows when no agent runs, together with the last [`Account`].
+//! The snapshot that was enforced last and the addresses of hosts, on disk: what an agent knows before
+//! its source and its resolver speak, and what `enforcer debug` knows when no agent runs, together with
+//! the last [`Account`].
 //!
 //! Root-only and replaced by rename, so that a reader finds a whole file or none.
 
@@ -15,7 +16,7 @@ use enforcer_policy::model::Snapshot;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::{chain::chain, observe::Account};
+use crate::{chain::chain, names::Seen, observe::Account};
 
 /// Why the state cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,7 @@ const SNAPSHOT: &str = "snapshot.json";
 const ACCOUNT: &str = "account.json";
 /// The agent's socket, see [`crate::observe::socket`].
 const SOCKET: &str = "agent.sock";
+const NAMES: &str = "names.json";
 
 impl State {
     /// Opens or makes the folder.
@@ -82,6 +84,17 @@ impl State {
         self.write(ACCOUNT, account)
     }
 
+    /// What was known of hosts in URLs; nothing if nothing was saved.
+    #[must_use]
+    pub fn load_names(&self) -> Seen {
+        self.read(NAMES).unwrap_or_default()
+    }
+
+    /// Saves what is known of hosts in URLs.
+    pub fn save_names(&self, seen: &Seen) -> Result<(), StateError> {
+        self.write(NAMES, seen)
+    }
+
     fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         let path = self.folder.join(name);
         let read = fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
@@ -115,7 +128,8 @@ impl State {
 
     /// Forgets everything.
     pub fn clean(folder: &Path) -> Result<(), StateError> {
-        for name in [SNAPSHOT, "snapshot.new", ACCOUNT, "account.new", SOCKET] {
+        let files = [SNAPSHOT, ACCOUNT, NAMES, "snapshot.new", "account.new", "names.new", SOCKET];
+        for name in files {
             match fs::remove_file(folder.join(name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => {
@@ -162,6 +176,10 @@ mod tests {
         snapshot.this_node.name = "n1".to_owned();
         state.save(&snapshot).unwrap();
         assert_eq!(state.load(), Some(snapshot));
+        let seen = Seen::from([("host".to_owned(), [([192, 0, 2, 1].into(), 7)].into())]);
+        assert_eq!(state.load_names(), Seen::new());
+        state.save_names(&seen).unwrap();
+        assert_eq!(state.load_names(), seen);
         fs::write(path.join(SNAPSHOT), "{half").unwrap();
         assert_eq!(state.load(), None);
         State::clean(&path).unwrap();

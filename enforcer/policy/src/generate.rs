@@ -319,6 +319,7 @@ pub fn snapshot() -> impl Strategy<Value = Snapshot> {
             name: "seed".to_owned(),
             default_ranges,
             load_balancer_ranges,
+            new_clusters_gate: None,
         },
     );
     let nodes = vec(seed_node(), 0..3);

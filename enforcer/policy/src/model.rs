@@ -148,6 +148,10 @@ pub struct Seed {
     pub default_ranges: Option<RangeList>,
     /// S: `spec.nodeportProxy.envoy.loadBalancerService.sourceRanges`.
     pub load_balancer_ranges: Option<RangeList>,
+    /// What the gate `apiserverNetworkPolicy` will be in new clusters, for people: it decides nothing.
+    /// `None` where that cannot be told.
+    #[serde(default)]
+    pub new_clusters_gate: Option<bool>,
 }
 
 /// A list of ranges as written in one field of one object. An absent field is no list at all.

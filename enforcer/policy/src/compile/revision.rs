@@ -38,7 +38,7 @@ pub fn revision(snapshot: &Snapshot) -> Revision {
     let mut feed = Feed(Sha256::new());
     feed.options(options);
     feed.number(u64::from(seed.is_some()));
-    if let Some(Seed { name, default_ranges, load_balancer_ranges }) = seed {
+    if let Some(Seed { name, default_ranges, load_balancer_ranges, new_clusters_gate: _ }) = seed {
         feed.text(name);
         feed.list(default_ranges.as_ref());
         feed.list(load_balancer_ranges.as_ref());

@@ -14,16 +14,20 @@ use enforcer_policy::{
 use super::{
     Settings,
     clusters::Strategy,
+    egress::GATE,
     ranges,
     report::{Place, Report},
 };
 use crate::source::{
-    objects::{Kind, Seed},
+    objects::{ClusterTemplate, Kind, Seed},
     store::{Key, Objects, Stored},
 };
 
 const DEFAULT_RANGES: &str = "spec.defaultAPIServerAllowedIPRanges";
 const SOURCE_RANGES: &str = "spec.nodeportProxy.envoy.loadBalancerService.sourceRanges";
+
+/// The label of templates that a Seed may name.
+const TEMPLATE_SCOPE: (&str, &str) = ("scope", "seed");
 
 /// KKP's strategy for clusters where neither they nor the Seed name one.
 const KKP_DEFAULT: ExposeStrategy = ExposeStrategy::NodePort;
@@ -61,7 +65,7 @@ pub(super) fn choose(
         .seeds
         .get(&Key::new(&object.namespace, &object.name))
     {
-        Some(stored) => translate(object, stored, report),
+        Some(stored) => translate(object, stored, objects, report),
         None => Chosen::unread(unread(object.clone(), former)),
     };
     match visible.as_slice() {
@@ -91,7 +95,12 @@ fn visible(objects: &Objects, settings: &Settings) -> BTreeSet<ObjectRef> {
     if in_namespace.is_empty() { all } else { in_namespace }
 }
 
-fn translate(object: &ObjectRef, stored: &Stored<Seed>, report: &mut Report) -> Chosen {
+fn translate(
+    object: &ObjectRef,
+    stored: &Stored<Seed>,
+    objects: &Objects,
+    report: &mut Report,
+) -> Chosen {
     let Seed { metadata: _, spec } = &*stored.object;
     let place = |field| Place { object, file: &stored.file, field };
     let mut list = |entries: &Option<Vec<String>>, field| {
@@ -109,8 +118,26 @@ fn translate(object: &ObjectRef, stored: &Stored<Seed>, report: &mut Report) -> 
             None
         }
     };
-    let seed = model::Seed { name: object.name.clone(), default_ranges, load_balancer_ranges };
+    let seed = model::Seed {
+        name: object.name.clone(),
+        default_ranges,
+        load_balancer_ranges,
+        new_clusters_gate: new_clusters_gate(&spec.default_cluster_template, objects),
+    };
     Chosen { seed: Some(seed), strategy }
+}
+
+/// What KKP's webhook writes into new clusters: the gate is on, unless the seed's template says that it
+/// is off. `None` where the template is not there or cannot be read.
+fn new_clusters_gate(template: &str, objects: &Objects) -> Option<bool> {
+    if template.is_empty() {
+        return Some(true);
+    }
+    let stored = objects.cluster_templates.get(&Key::new("", template))?;
+    let ClusterTemplate { metadata, spec } = &*stored.object;
+    let (label, value) = TEMPLATE_SCOPE;
+    let is_for_seeds = metadata.label(label) == value;
+    is_for_seeds.then(|| spec.features.get(GATE).copied().flatten().unwrap_or(true))
 }
 
 /// A Seed that is there and of which no version can be read.
@@ -122,6 +149,7 @@ fn unread(object: ObjectRef, former: Option<&model::Seed>) -> model::Seed {
     model::Seed {
         default_ranges: list(DEFAULT_RANGES),
         load_balancer_ranges: list(SOURCE_RANGES),
+        new_clusters_gate: None,
         name: object.name,
     }
 }

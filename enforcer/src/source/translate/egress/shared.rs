@@ -108,16 +108,26 @@ impl<'a> Shared<'a> {
             let Self { objects, nodes, node, .. } = self;
             let hosts = nodes.values().flat_map(|node| &node.addresses);
             let hosts = hosts.chain(&node.addresses).chain(&node.tunnel_peers).copied();
-            let pods = pods::all(objects).map(IpNet::from);
             let ranges = nodes.values().flat_map(|node| &node.pod_ranges).chain(&node.connected);
             let services = objects.services.values();
             let services = services.flat_map(|stored| cluster_addresses(&stored.object));
-            hosts
+            let (namespace, name) = API_SERVER;
+            let api_server = pods::slices(objects, namespace, name);
+            let api_server = api_server.flat_map(|stored| pods::addresses(&stored.object));
+            let known: RangeSet = hosts
+                .chain(api_server)
                 .map(IpNet::from)
-                .chain(pods)
                 .chain(ranges.copied())
                 .chain(services.map(service_range))
-                .collect()
+                .collect();
+            let pods = objects.pods.values().flat_map(|stored| pods::of_pod(&stored.object));
+            // The seed's API server may be anywhere.
+            let slices = objects.endpoint_slices.iter();
+            let slices = slices.filter(|(key, _)| key.namespace != API_SERVER.0);
+            let pods = pods.chain(slices.flat_map(|(_, stored)| pods::addresses(&stored.object)));
+            let here = node.pod_interfaces.iter().flat_map(|interface| &interface.addresses);
+            let outside = pods.chain(here.copied()).filter(|address| !known.contains(*address));
+            known.union(&outside.map(pod_range).collect())
         })
     }
 
@@ -178,6 +188,13 @@ fn option(name: &str) -> Origin {
 fn service_range(address: IpAddr) -> IpNet {
     let bits = if address.is_ipv4() { 32 } else { 128 };
     IpNet::new(address, bits - 20).map_or_else(|_| IpNet::from(address), |net| net.trunc())
+}
+
+/// What is taken for pods' around one that lies in no known range: a network plugin's pool, as large as
+/// a cloud's private network.
+fn pod_range(address: IpAddr) -> IpNet {
+    let length = if address.is_ipv4() { 16 } else { 64 };
+    IpNet::new(address, length).map_or_else(|_| IpNet::from(address), |net| net.trunc())
 }
 
 fn add_api_server(objects: &Objects, peers: &mut Peers) {

@@ -11,6 +11,14 @@ metadata: {name: abc}
 spec: {exposeStrategy: NodePort, features: {apiserverNetworkPolicy: true}}
 status: {namespaceName: cluster-abc}";
 
+/// Another one.
+const GATED_XYZ: &str = "\
+apiVersion: kubermatic.k8c.io/v1
+kind: Cluster
+metadata: {name: xyz}
+spec: {exposeStrategy: NodePort, features: {apiserverNetworkPolicy: true}}
+status: {namespaceName: cluster-xyz}";
+
 /// An API server pod on this node.
 const API_SERVER: &str = "\
 apiVersion: v1
@@ -100,15 +108,28 @@ fn the_gate_is_on_where_it_is_true_and_off_where_it_is_false_or_absent() {
 }
 
 #[test]
-fn a_template_changes_no_running_cluster() {
-    let seed = format!("{SEED}\n  defaultClusterTemplate: usual");
-    let template = "\
-apiVersion: kubermatic.k8c.io/v1
-kind: ClusterTemplate
-metadata: {name: usual, labels: {scope: seed}}
-spec: {features: {apiserverNetworkPolicy: true}}";
-    let translated = translated(&[CLUSTER, API_SERVER, &seed, template]);
-    assert_eq!(translated.cluster("abc").egress, None);
+fn a_template_says_what_new_clusters_get_and_changes_no_running_one() {
+    let template = |name: &str, scope: &str, features: &str| {
+        format!(
+            "apiVersion: kubermatic.k8c.io/v1\nkind: ClusterTemplate\n\
+             metadata: {{name: {name}, labels: {{scope: {scope}}}}}\nspec: {{features: {features}}}"
+        )
+    };
+    for (named, template, expected) in [
+        ("", template("usual", "seed", "{apiserverNetworkPolicy: false}"), Some(true)),
+        ("usual", template("usual", "seed", "{apiserverNetworkPolicy: true}"), Some(true)),
+        ("usual", template("usual", "seed", "{apiserverNetworkPolicy: false}"), Some(false)),
+        ("usual", template("usual", "seed", "{}"), Some(true)),
+        ("usual", template("usual", "user", "{apiserverNetworkPolicy: false}"), None),
+        ("usual", template("other", "seed", "{apiserverNetworkPolicy: false}"), None),
+    ] {
+        let seed = format!("{SEED}\n  defaultClusterTemplate: '{named}'");
+        let translated = translated(&[CLUSTER, GATED_XYZ, API_SERVER, &seed, &template]);
+        let seed = translated.snapshot.seed.as_ref().unwrap();
+        assert_eq!(seed.new_clusters_gate, expected, "{named} {template}");
+        assert_eq!(translated.cluster("abc").egress, None);
+        assert!(translated.cluster("xyz").egress.is_some());
+    }
 }
 
 #[test]
@@ -432,6 +453,10 @@ fn an_owners_url_never_leads_into_the_seed_nor_to_metadata_or_the_node_itself() 
             .all(|problem| matches!(problem.kind, ProblemKind::Egress { .. }))
     );
     assert!(translated.problems.len() >= 10, "{:?}", translated.said());
+    // Pods outside of any Node's range have others around them.
+    let etcd = slice("cluster-xyz", "etcd", "[172.20.7.7]", "[]");
+    let translated = with_issuer("https://issuer.example.com", &["172.20.9.9"], &[NODE, &etcd]);
+    assert_eq!(granted(&translated), [""; 0]);
     for literal in ["https://192.0.2.1:10250", "http://169.254.169.254", "https://[::1]:443"] {
         assert_eq!(granted(&with_issuer(literal, &[], &[NODE])), [""; 0], "{literal}");
     }
