@@ -138,6 +138,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         kubermatic_namespace: run.kubermatic_namespace.clone(),
         guard_pods: run.guard_pods(),
         egress: run.egress(),
+        limits: run.limits(),
     };
     let state = State::open(&run.places.state)?;
     let former = state.load();

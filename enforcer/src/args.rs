@@ -13,7 +13,7 @@ use crate::{
     debug::Debug,
     kernel::Attach,
     node::Selection,
-    source::{Destination, EgressDns, EgressSettings, GuardPods, kubernetes::Hold},
+    source::{Destination, EgressDns, EgressSettings, GuardPods, Limits, kubernetes::Hold},
 };
 
 /// Enforces in the kernel of a seed node who may reach each user cluster's API server.
@@ -134,6 +134,10 @@ pub struct Run {
     /// Namespace of KKP's own services.
     #[arg(long, value_name = "NAME", default_value = "kubermatic")]
     pub kubermatic_namespace: String,
+    /// Entries that one cluster's list may have. A longer one does not count: the list before it is
+    /// kept, and without one the cluster admits nobody but exemptions.
+    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().ranges)]
+    pub max_ranges_per_cluster: usize,
     /// Options of the source `kubernetes`.
     #[command(flatten)]
     pub kubernetes: KubernetesOptions,
@@ -179,6 +183,12 @@ impl Run {
                 RejectOption::Reset => Reject::Reset,
             },
         }
+    }
+
+    /// What one cluster may use up.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { ranges: self.max_ranges_per_cluster, ..Limits::default() }
     }
 
     /// Whether pod addresses are guarded as destinations.

@@ -4,6 +4,7 @@
 //! in the [`Report`]. Images first: programs are attached afterwards, in slices ([`links`]).
 
 mod links;
+mod room;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,7 @@ use enforcer_policy::{
     image::{Assignment, CapacityError, Counted, Image, assign, counter_owners},
     model::{Mode, ObjectRef, Snapshot, ThisNode},
     plan::{Desired, Interface, LinkStep, Step, plan},
-    problem::{Problem, ProblemKind},
+    problem::{self, Problem, ProblemKind},
 };
 
 use ipnet::IpNet;
@@ -131,10 +132,10 @@ impl Reconciler {
     ) -> Report {
         let begin = Instant::now();
         let former = self.former.as_deref();
-        let Translated { snapshot, mut problems, names } =
+        let Translated { mut snapshot, mut problems, names } =
             translate(objects, &self.settings, this_node, &self.learned, former);
         self.names = names;
-        let (rules, conflicts) = self.compiler.compile(&snapshot);
+        let (mut rules, conflicts) = self.compiler.compile(&snapshot);
         problems.extend(conflicts);
         let ranges = node.local_ranges.iter();
         problems.extend(ranges.map(|range| any_ip(this_node, *range)));
@@ -145,7 +146,19 @@ impl Reconciler {
             policies: rules.policies.len(),
             ..Report::default()
         };
-        match self.apply(&rules, node, &mut report) {
+        let mut applied = self.apply(&rules, node, &mut report);
+        while let Err(Refusal::Capacity(CapacityError::Regions { .. })) = &applied {
+            let taken_back = room::make_room(&mut snapshot, self.former.as_deref());
+            if taken_back.is_empty() {
+                break;
+            }
+            problems.extend(taken_back);
+            (rules, _) = self.compiler.compile(&snapshot);
+            report.wanted = rules.revision;
+            report.policies = rules.policies.len();
+            applied = self.apply(&rules, node, &mut report);
+        }
+        match applied {
             Ok(()) => {
                 let former = self.former.as_deref();
                 report.changes = former.map(|it| changes(it, &snapshot)).unwrap_or_default();
@@ -156,6 +169,7 @@ impl Reconciler {
         }
         problems.sort();
         problems.dedup();
+        let problems = problem::at_most(problems, self.settings.limits.problems);
         report.problems = problems;
         report.took = begin.elapsed();
         self.report = report;

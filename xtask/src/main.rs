@@ -11,6 +11,7 @@ mod build;
 mod child;
 mod control_plane;
 mod demo;
+mod fuzz;
 mod go;
 mod image;
 mod machine;
@@ -76,6 +77,15 @@ enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
+    /// Fuzz parser, decision, translation, compiler and planner, guided by coverage
+    Fuzz {
+        /// How long each target is fuzzed
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Only these targets
+        #[arg(value_name = "TARGET", value_parser = PossibleValuesParser::new(fuzz::TARGETS))]
+        targets: Vec<String>,
+    },
     /// Run `enforcer debug` of the built agent
     Debug {
         /// Arguments of `enforcer debug`
@@ -98,6 +108,7 @@ fn main() -> ExitCode {
         Command::Demo { args } => demo::run(&project, &args),
         Command::Test { tiers, args } => test::run(&project, &tiers, &args),
         Command::Bench { part, quick, args } => bench::run(&project, &part, quick, &args),
+        Command::Fuzz { minutes, targets } => fuzz::run(&project, &targets, minutes),
         Command::Debug { args } => demo::debug(&project, &args),
         Command::Image => image::run(&project),
         Command::ControlPlane => control_plane::run(&project),

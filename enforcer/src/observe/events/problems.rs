@@ -56,6 +56,8 @@ pub(super) fn reason(kind: &ProblemKind) -> &'static str {
         ProblemKind::NotEnforced { .. } => "NotEnforced",
         ProblemKind::Conflict { .. } => "Conflict",
         ProblemKind::Egress { .. } => "Egress",
+        ProblemKind::OverLimit { .. } => "OverLimit",
+        ProblemKind::More { .. } => "MoreProblems",
         ProblemKind::Capacity { .. } => "Capacity",
         ProblemKind::ClientsHidden => "ClientsHidden",
         ProblemKind::ProbesDenied { .. } => "ProbesDenied",
