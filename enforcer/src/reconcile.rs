@@ -66,6 +66,8 @@ pub struct Report {
     pub frontends: usize,
     /// Policies of the image.
     pub policies: usize,
+    /// What the agent found out by itself.
+    pub learned: Learned,
     /// What the lists and egress policies of the snapshot hold.
     pub size: Size,
     /// Steps that changed the image.
@@ -172,6 +174,7 @@ impl Reconciler {
             frontends: rules.frontends.len(),
             policies: rules.policies.len(),
             size: Size::of(&snapshot),
+            learned: self.learned.clone(),
             ..Report::default()
         };
         match self.apply(&rules, node, &mut report) {
