@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod child;
 mod control_plane;
+mod debug;
 mod demo;
 mod go;
 mod image;
@@ -72,8 +73,10 @@ enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// Run `enforcer debug` of the built agent
+    /// Run `enforcer debug` of the built agent, or that of a pod
     Debug {
+        #[command(flatten)]
+        place: debug::Place,
         /// Arguments of `enforcer debug`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -94,7 +97,7 @@ fn main() -> ExitCode {
         Command::Demo { args } => demo::run(&project, &args),
         Command::Test { tiers, args } => test::run(&project, &tiers, &args),
         Command::Bench { part, args } => bench::run(&project, &part, &args),
-        Command::Debug { args } => demo::debug(&project, &args),
+        Command::Debug { place, args } => debug::run(&project, &place, &args),
         Command::Image => image::run(&project),
         Command::ControlPlane => control_plane::run(&project),
         Command::Lint => test::run(&project, &["lint".to_owned()], &[]),
