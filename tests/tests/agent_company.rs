@@ -118,6 +118,7 @@ fn assert_seen(stage: &Stage, agent: &Agent, company: &Company) {
         denied: unlisted.guarded,
         exempt: 0,
         not_listed: unlisted.guarded,
+        would_deny: 0,
     };
     assert_eq!(counted(), expected);
 }
