@@ -67,6 +67,8 @@ pub struct Report {
     pub frontends: usize,
     /// Policies of the image.
     pub policies: usize,
+    /// What the lists and egress policies of the snapshot hold.
+    pub size: Size,
     /// Steps that changed the image.
     pub steps: usize,
     /// What the image in force changed, compared with the one before; nothing for the first one.
@@ -77,6 +79,32 @@ pub struct Report {
     pub failure: Option<String>,
     /// Whether another attempt may do what this one could not.
     pub retry: bool,
+}
+
+/// How much a snapshot holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Ranges of the Seed and of all clusters.
+    pub ranges: usize,
+    /// Peers of all clusters with gated egress.
+    pub peers: usize,
+    /// Clusters whose Namespace says audit.
+    pub audited: usize,
+}
+
+impl Size {
+    fn of(snapshot: &Snapshot) -> Self {
+        let clusters = || snapshot.clusters.values();
+        let of_seed = snapshot.seed.iter();
+        let of_seed =
+            of_seed.flat_map(|seed| seed.default_ranges.iter().chain(&seed.load_balancer_ranges));
+        let lists = clusters().filter_map(|cluster| cluster.allowed.as_ref()).chain(of_seed);
+        Self {
+            ranges: lists.map(|list| list.ranges.len()).sum(),
+            peers: clusters().filter_map(|it| it.egress.as_ref()).map(|it| it.peers.len()).sum(),
+            audited: clusters().filter(|cluster| cluster.mode == Mode::Audit).count(),
+        }
+    }
 }
 
 impl Report {
@@ -144,6 +172,7 @@ impl Reconciler {
             audits: rules.mode == Mode::Audit,
             frontends: rules.frontends.len(),
             policies: rules.policies.len(),
+            size: Size::of(&snapshot),
             ..Report::default()
         };
         let mut applied = self.apply(&rules, node, &mut report);

@@ -3,13 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "clippy takes helpers of tests for other code")]
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use enforcer_tests::agent::{Agent, Answered, Installation};
 use enforcer_tests::counted::Counted;
+use enforcer_tests::manifests::Manifests;
 use enforcer_tests::nat::Protocol;
-use enforcer_tests::stage::Stage;
+use enforcer_tests::packets::{Packet, flags};
+use enforcer_tests::raw::RawPort;
+use enforcer_tests::stage::{NODE, Stage};
 use enforcer_tests::talk::{Outcome, connect};
 use enforcer_tests::{exec, survey};
 use serde_json::Value;
@@ -228,6 +232,121 @@ fn a_cluster_whose_namespace_says_audit_is_counted_and_cut_by_nothing_while_othe
 }
 
 #[test]
+fn diff_says_what_a_changed_manifest_changes_and_which_recent_clients_it_cuts() {
+    let scene = Scene::new();
+    let _agent = scene.start();
+    assert_eq!(scene.stage.surprises(&["listed"]), [""; 0]);
+    let (same, json) = scene.both(&["diff"]);
+    assert_eq!(same.code, Some(0), "{}", same.text);
+    assert_eq!(json["changes"], serde_json::json!([]));
+    assert!(json["sampled"].as_u64().unwrap() > 0, "{json:#}");
+
+    let changed = Manifests::new().unwrap();
+    let narrower = scene.stage.cluster.clone().allow(&["203.0.113.0/24", "2001:db8:51::/64"]);
+    changed.put("cluster.yaml", &[narrower.cluster()]).unwrap();
+    let file = changed.folder().join("cluster.yaml");
+    let (diff, json) = scene.both(&["diff", "--with", file.to_str().unwrap()]);
+    assert_eq!(diff.code, Some(3), "{}", diff.text);
+    let changes: Vec<String> = json["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| format!("{} {}", it["change"].as_str().unwrap(), it["value"].as_str().unwrap()))
+        .collect();
+    assert_eq!(changes, ["removed 198.51.100.0/24", "added 203.0.113.0/24"], "{}", diff.text);
+    let listed = scene.stage.network.host("listed").addresses;
+    let cut: BTreeSet<&str> =
+        json["cut"].as_array().unwrap().iter().map(|it| it["source"].as_str().unwrap()).collect();
+    assert_eq!(cut, BTreeSet::from([listed.v4.to_string().as_str()]), "{}", diff.text);
+    assert!(diff.text.contains("recent traffic"), "{}", diff.text);
+
+    // A whole folder in place of the agent's: everything that is not in it goes.
+    let folder = format!("manifests={}", changed.folder().display());
+    let (_, json) = scene.both(&["diff", "--source", &folder]);
+    let values = json["changes"].as_array().unwrap();
+    let gone = |it: &Value| it["object"] == "Cluster c2" && it["change"] == "removed";
+    assert!(values.iter().any(gone), "{json:#}");
+    let nonsense = scene.ask(&["diff", "--with", "/nowhere/cluster.yaml"]);
+    assert_eq!(nonsense.code, Some(1));
+    assert!(nonsense.error.starts_with("enforcer: cannot read /nowhere/cluster.yaml"));
+    // Nothing of it is in force.
+    assert_eq!(scene.stage.surprises(&["listed"]), [""; 0]);
+}
+
+#[test]
+fn hidden_clients_and_denied_health_checks_are_said_with_what_to_do() {
+    let scene = Scene::new();
+    let balancer = serde_json::json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "seed-9"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.99"}]},
+    });
+    scene.stage.manifests.put("node.yaml", &[balancer]).unwrap();
+    let agent = scene.start();
+    let knock = Knocking::new(&scene.stage);
+    // All that comes has been given the address of a node on its way.
+    for port in 0..8 {
+        knock.from("192.0.2.99", 40_000 + port);
+    }
+    let status = until(&scene, |status| status["observed"] != serde_json::json!([]));
+    let text = status["observed"][0]["text"].as_str().unwrap();
+    assert!(text.starts_with("Cluster c1 = \"port 31001/tcp\": recent sources are nearly all"));
+    let ready = scene.both(&["status", "--ready-to-enforce"]);
+    assert_eq!(ready.0.code, Some(4));
+    assert_eq!(ready.1["is_enforced"], true);
+    assert_eq!(ready.1["ready_to_enforce"]["is_ready"], false);
+    assert!(ready.0.text.contains("Not ready to enforce"), "{}", ready.0.text);
+    assert_eq!(agent.metric("enforcer_hidden_client_ports", &[]).unwrap(), 1.0);
+
+    // A stranger in a rhythm; besides, it shows that clients can be told apart.
+    for beat in 0..6 {
+        knock.from("198.18.7.5", 41_000 + beat);
+        std::thread::sleep(Duration::from_millis(1_100));
+    }
+    let probes = |status: &Value| {
+        let observed = status["observed"].as_array().unwrap();
+        observed.len() == 1
+            && observed[0]["text"].to_string().contains("--probe-ranges 198.18.7.5/32")
+    };
+    until(&scene, probes);
+    assert_eq!(agent.metric("enforcer_denied_probe_subnets", &[]).unwrap(), 1.0);
+    assert_eq!(agent.metric("enforcer_hidden_client_ports", &[]).unwrap(), 0.0);
+}
+
+/// SYNs to the API server's nodePort from any source, sent on the nodes' network.
+struct Knocking<'a> {
+    stage: &'a Stage,
+    port: RawPort,
+}
+
+impl<'a> Knocking<'a> {
+    fn new(stage: &'a Stage) -> Knocking<'a> {
+        let port = RawPort::open(stage.network.router(), "nodes").unwrap();
+        Knocking { stage, port }
+    }
+
+    fn from(&self, source: &str, source_port: u16) {
+        let to = self.stage.frontend("bypass nodePort", false);
+        let from = SocketAddr::new(source.parse().unwrap(), source_port);
+        let router = [0x02, 0xee, 0, 0, 0, 1];
+        let packet = Packet::tcp(from, to).flags(flags::SYN);
+        self.port.send(&packet.frame(router, self.stage.network.node(NODE).mac)).unwrap();
+    }
+}
+
+/// Asks for the status until it is so, at most 20 s.
+fn until(scene: &Scene, is_so: impl Fn(&Value) -> bool) -> Value {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = scene.ask(&["status", "--output", "json"]).json().unwrap();
+        if is_so(&status) {
+            return status;
+        }
+        assert!(Instant::now() < end, "{status:#}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
 fn a_program_that_is_taken_away_or_pushed_back_is_drift() {
     let scene = Scene::new();
     let _agent = scene.start();
@@ -293,7 +412,7 @@ fn every_shell_gets_a_completion_with_every_command() {
         let words: BTreeSet<&str> = text
             .split(|character: char| !character.is_alphanumeric() && character != '-')
             .collect();
-        for word in ["debug", "status", "list", "show", "explain", "drops"] {
+        for word in ["debug", "status", "list", "show", "explain", "drops", "diff"] {
             assert!(words.contains(word), "{shell}: {word}");
         }
     }

@@ -45,6 +45,9 @@ pub struct Account {
     pub interfaces: Vec<AccountedInterface>,
     /// What is wrong with the objects.
     pub problems: Vec<Problem>,
+    /// What recent traffic gives away.
+    #[serde(default)]
+    pub observed: Vec<Problem>,
 }
 
 /// Who an agent is, and what it was told.
@@ -116,7 +119,7 @@ impl Account {
     /// What the agent says now.
     #[must_use]
     pub fn of(agent: &Agent, status: &Status) -> Self {
-        let Status { report, source_stale_since } = status;
+        let Status { report, source_stale_since, observed } = status;
         let known = |state| {
             move |interface: &enforcer_policy::plan::Interface| AccountedInterface {
                 index: Some(interface.index),
@@ -146,6 +149,7 @@ impl Account {
             failure: report.failure.clone(),
             interfaces: guarded.chain(attaching).chain(unguarded).collect(),
             problems: report.problems.clone(),
+            observed: observed.to_vec(),
         }
     }
 }

@@ -95,6 +95,23 @@ impl Objects {
         self.insert(object, file);
     }
 
+    /// Puts an object in place of the one of the same kind and name, if there is one.
+    pub fn replace(&mut self, object: &Object, file: &Arc<str>) {
+        let ObjectRef { kind: _, namespace, name } = object.reference();
+        let key = Key { namespace, name };
+        match object {
+            Object::Cluster(_) => drop(self.clusters.remove(&key)),
+            Object::Seed(_) => drop(self.seeds.remove(&key)),
+            Object::ClusterTemplate(_) => drop(self.cluster_templates.remove(&key)),
+            Object::Namespace(_) => drop(self.namespaces.remove(&key)),
+            Object::Service(_) => drop(self.services.remove(&key)),
+            Object::EndpointSlice(_) => drop(self.endpoint_slices.remove(&key)),
+            Object::Pod(_) => drop(self.pods.remove(&key)),
+            Object::Node(_) => drop(self.nodes.remove(&key)),
+        }
+        self.insert(object, file);
+    }
+
     /// Reports something that cannot be decoded. `unnamed` names it where it does not say itself
     /// which object it is.
     pub fn fail(&mut self, failure: &Undecodable, unnamed: ObjectRef, file: &Arc<str>) {
