@@ -200,12 +200,17 @@ impl Run {
     /// What API servers may connect to besides what objects say.
     #[must_use]
     pub fn egress(&self) -> EgressSettings {
-        EgressSettings {
-            dns: match self.egress_dns {
-                EgressDnsOption::Any => EgressDns::Any,
-                EgressDnsOption::Derived => EgressDns::Derived,
-            },
-            allow: self.egress_allow.clone(),
+        EgressSettings { dns: self.egress_dns.choice(), allow: self.egress_allow.clone() }
+    }
+}
+
+impl EgressDnsOption {
+    /// What it means.
+    #[must_use]
+    pub fn choice(self) -> EgressDns {
+        match self {
+            Self::Any => EgressDns::Any,
+            Self::Derived => EgressDns::Derived,
         }
     }
 }
@@ -306,9 +311,11 @@ pub enum GuardPodsOption {
 }
 
 /// `--egress-dns`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EgressDnsOption {
     /// As KKP does: anybody, at port 53.
+    #[default]
     Any,
     /// The resolvers of cluster and seed, and what is allowed besides.
     Derived,

@@ -67,6 +67,8 @@ pub struct Report {
     pub frontends: usize,
     /// Policies of the image.
     pub policies: usize,
+    /// What the agent found out by itself.
+    pub learned: Learned,
     /// What the lists and egress policies of the snapshot hold.
     pub size: Size,
     /// Steps that changed the image.
@@ -173,6 +175,7 @@ impl Reconciler {
             frontends: rules.frontends.len(),
             policies: rules.policies.len(),
             size: Size::of(&snapshot),
+            learned: self.learned.clone(),
             ..Report::default()
         };
         let mut applied = self.apply(&rules, node, &mut report);

@@ -38,7 +38,7 @@ use crate::{
         sources::{RECENTLY, Seen, seen},
     },
     source::{
-        Choice, Objects, OpenError, Settings, Source, Translated,
+        Choice, EgressDns, EgressSettings, Objects, OpenError, Settings, Source, Translated,
         kubernetes::{self, Access, Hold},
         manifests, translate,
     },
@@ -133,9 +133,11 @@ pub(super) fn view(sight: &Sight, options: &Options) -> Result<Diff, DebugError>
         seed_name: agent.and_then(|agent| agent.seed.clone()),
         kubermatic_namespace: kubermatic_namespace(agent),
         guard_pods: agent.map(|agent| agent.guard_pods.choice()).unwrap_or_default(),
+        egress: egress(agent),
     };
-    let Translated { snapshot: after, problems } =
-        translate(&objects, &settings, &before.this_node, Some(before));
+    let learned = sight.account.as_ref().map(|account| account.learned.clone()).unwrap_or_default();
+    let Translated { snapshot: after, problems, names: _ } =
+        translate(&objects, &settings, &before.this_node, &learned, Some(before));
     let present = sight.account.iter().flat_map(|account| &account.problems);
     let present: BTreeSet<String> = present.map(told).collect();
     let recent = RecentSources::open(&sight.places.bpffs).ok();
@@ -159,6 +161,12 @@ fn kubermatic_namespace(agent: Option<&Agent>) -> String {
     agent.map_or("kubermatic", |agent| &agent.kubermatic_namespace).to_owned()
 }
 
+fn egress(agent: Option<&Agent>) -> EgressSettings {
+    let Some(agent) = agent else { return EgressSettings::default() };
+    let allow = agent.egress_allow.iter().filter_map(|text| text.parse().ok()).collect();
+    EgressSettings { dns: agent.egress_dns.choice(), allow }
+}
+
 fn counters(known: &Known<'_>) -> Vec<(Counted, u32)> {
     let owner = |(slot, name): (u32, String)| {
         (Counted { cluster: ClusterId(name), direction: Direction::Ingress }, slot)
@@ -178,6 +186,7 @@ fn read(
             access: Access::find(file.clone()).map_err(OpenError::from).map_err(DiffError::from)?,
             node: before.this_node.name.clone(),
             kubermatic_namespace: kubermatic_namespace(agent),
+            dns: egress(agent).dns == EgressDns::Derived,
             namespace: kubernetes::own_namespace(),
             // What is missing is what is to be shown.
             hold: Hold { percent: 0 },

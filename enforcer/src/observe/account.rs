@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::Status,
-    args::{GuardPodsOption, Run},
+    args::{EgressDnsOption, GuardPodsOption, Run},
     chain::chain,
+    source::Learned,
     state::State,
 };
 
@@ -48,6 +49,9 @@ pub struct Account {
     /// What recent traffic gives away.
     #[serde(default)]
     pub observed: Vec<Problem>,
+    /// What it found out by itself about egress.
+    #[serde(default)]
+    pub learned: Learned,
 }
 
 /// Who an agent is, and what it was told.
@@ -69,6 +73,12 @@ pub struct Agent {
     pub kubermatic_namespace: String,
     /// `--guard-pods`
     pub guard_pods: GuardPodsOption,
+    /// `--egress-dns`
+    #[serde(default)]
+    pub egress_dns: EgressDnsOption,
+    /// `--egress-allow`
+    #[serde(default)]
+    pub egress_allow: Vec<String>,
 }
 
 /// An interface as the agent sees it.
@@ -111,6 +121,8 @@ impl Agent {
             seed: run.seed.clone(),
             kubermatic_namespace: run.kubermatic_namespace.clone(),
             guard_pods: run.guard_pods,
+            egress_dns: run.egress_dns,
+            egress_allow: run.egress_allow.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -150,6 +162,7 @@ impl Account {
             interfaces: guarded.chain(attaching).chain(unguarded).collect(),
             problems: report.problems.clone(),
             observed: observed.to_vec(),
+            learned: report.learned.clone(),
         }
     }
 }
