@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod child;
 mod control_plane;
+mod debug;
 mod demo;
 mod fuzz;
 mod go;
@@ -86,8 +87,10 @@ enum Command {
         #[arg(value_name = "TARGET", value_parser = PossibleValuesParser::new(fuzz::TARGETS))]
         targets: Vec<String>,
     },
-    /// Run `enforcer debug` of the built agent
+    /// Run `enforcer debug` of the built agent, or that of a pod
     Debug {
+        #[command(flatten)]
+        place: debug::Place,
         /// Arguments of `enforcer debug`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -109,7 +112,7 @@ fn main() -> ExitCode {
         Command::Test { tiers, args } => test::run(&project, &tiers, &args),
         Command::Bench { part, quick, args } => bench::run(&project, &part, quick, &args),
         Command::Fuzz { minutes, targets } => fuzz::run(&project, &targets, minutes),
-        Command::Debug { args } => demo::debug(&project, &args),
+        Command::Debug { place, args } => debug::run(&project, &place, &args),
         Command::Image => image::run(&project),
         Command::ControlPlane => control_plane::run(&project),
         Command::Lint => test::run(&project, &["lint".to_owned()], &[]),

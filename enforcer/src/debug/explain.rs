@@ -244,13 +244,14 @@ impl Asker<'_> {
     }
 
     fn cluster(&self, target: &str) -> Result<&Cluster, DebugError> {
-        let named = target.contains([':', '/']) || target.parse::<IpAddr>().is_ok();
-        show::find(self.known, &ClusterId(target.to_owned())).map_err(|error| match error {
-            DebugError::UnknownCluster { cluster: target, known } if named => {
-                ExplainError::Target { target, known: super::others(&known) }.into()
-            }
-            other => other,
-        })
+        let id = ClusterId(target.to_owned());
+        let names_a_place = target.contains([':', '/']) || target.parse::<IpAddr>().is_ok();
+        if names_a_place && !self.known.snapshot.clusters.contains_key(&id) {
+            let ids = self.known.snapshot.clusters.keys().map(ToString::to_string);
+            let known = super::others(&ids.collect::<Vec<_>>());
+            return Err(ExplainError::Target { target: id.0, known }.into());
+        }
+        show::find(self.known, &id)
     }
 
     fn enters(
@@ -295,7 +296,13 @@ impl Asker<'_> {
         let cluster = match &answer {
             Answer::Listed(by) => by.first().map(|(cluster, _)| cluster.to_string()),
             Answer::NotListed(by) => by.first().map(ToString::to_string),
-            _ => None,
+            Answer::Unguarded
+            | Answer::OwnPod(_)
+            | Answer::Exempt(_)
+            | Answer::TrustedProxy(_)
+            | Answer::Reply
+            | Answer::Probe(_)
+            | Answer::ProbeData(_) => None,
         };
         let frontend = frontend.or_else(|| self.frontend_at(&packet));
         Ok(Said {

@@ -322,7 +322,6 @@ impl View for Status {
             Some(since) => format!("{}, stale since {since}", or_none(&agent.source)),
         };
         let facts = [
-            [plain("node"), plain(or_none(&agent.node))],
             [plain("agent"), toned(running, good(agent.is_running))],
             [plain("version"), plain(or_none(&agent.version))],
             [plain("source"), toned(source, good(stale_since.is_none()))],
@@ -330,9 +329,13 @@ impl View for Status {
             [plain("wanted"), plain(or_none(wanted))],
             [plain("enforced"), toned(or_none(enforced), good(wanted == enforced))],
         ];
-        let verdict =
-            if *is_enforced { "everything is enforced" } else { "not everything is enforced" };
-        let mut text = screen.table([verdict, ""], facts);
+        let verdict = match is_enforced {
+            true => "Everything is enforced",
+            false => "Not everything is enforced",
+        };
+        let mut text = screen.title(verdict);
+        text.push('\n');
+        text.push_str(&screen.table(["node", &or_none(&agent.node)], facts));
         if let Some(caveat) = caveat {
             text.push_str(&format!("\n{caveat}\n"));
         }
