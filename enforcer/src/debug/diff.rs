@@ -38,7 +38,7 @@ use crate::{
         sources::{RECENTLY, Seen, seen},
     },
     source::{
-        Choice, EgressDns, EgressSettings, Objects, OpenError, Settings, Source, Translated,
+        Choice, EgressDns, EgressSettings, Limits, Objects, OpenError, Settings, Source, Translated,
         kubernetes::{self, Access, Hold},
         manifests, translate,
     },
@@ -134,6 +134,10 @@ pub(super) fn view(sight: &Sight, options: &Options) -> Result<Diff, DebugError>
         kubermatic_namespace: kubermatic_namespace(agent),
         guard_pods: agent.map(|agent| agent.guard_pods.choice()).unwrap_or_default(),
         egress: egress(agent),
+        limits: Limits {
+            ranges: agent.map_or(Limits::default().ranges, |it| it.max_ranges_per_cluster),
+            ..Limits::default()
+        },
     };
     let learned = sight.account.as_ref().map(|account| account.learned.clone()).unwrap_or_default();
     let Translated { snapshot: after, problems, names: _ } =
