@@ -38,7 +38,8 @@ use crate::{
         sources::{RECENTLY, Seen, seen},
     },
     source::{
-        Choice, EgressDns, EgressSettings, Limits, Objects, OpenError, Settings, Source, Translated,
+        Choice, EgressDns, EgressSettings, Limits, Objects, OpenError, Settings, Source,
+        Translated,
         kubernetes::{self, Access, Hold},
         manifests, translate,
     },
