@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use enforcer_tests::agent::{Agent, Answered, Installation};
 use enforcer_tests::counted::Counted;
+use enforcer_tests::listen::Server;
 use enforcer_tests::manifests::Manifests;
 use enforcer_tests::nat::Protocol;
 use enforcer_tests::packets::{Packet, flags};
@@ -203,6 +204,49 @@ fn explain_says_what_real_connections_get_and_by_which_range() {
         assert!(answer.error.contains(words), "{}", answer.error);
         assert_eq!(answer.error.lines().count(), 1);
     }
+}
+
+#[test]
+fn explain_says_what_an_api_server_gets_that_opens_a_connection_and_by_which_peer() {
+    let mut scene = Scene::new();
+    scene.stage.cluster.gate = Some(true);
+    scene.stage.publish().unwrap();
+    scene.installation = scene.stage.installation().unwrap().interfaces("auto");
+    let agent = scene.start();
+    let outside = scene.stage.network.host("unlisted");
+    let api_server = scene.stage.network.pod("apiserver");
+    let show = scene.both(&["show", "c1"]).1;
+    assert_eq!(show["egress"]["gate"], true);
+    let mut verdicts = BTreeSet::new();
+    let mut servers = Vec::new();
+    for port in [53, 443] {
+        for at in outside.addresses.at(port) {
+            servers.push(Server::echo(&outside.ns, at, "outside").unwrap());
+            let observed = connect(&api_server.ns, None, at, Duration::from_millis(700));
+            let to = at.to_string();
+            let by_cluster = scene.both(&["explain", "c1", &to, "--egress"]);
+            let own = api_server.addresses.like(at.ip()).to_string();
+            let by_pod = scene.both(&["explain", &own, &to, "--egress"]);
+            for (answer, json) in [by_cluster, by_pod] {
+                let said = &json["verdicts"][0];
+                let gets_out = observed == Outcome::Answered;
+                let (verdict, code) = if gets_out { ("allowed", 0) } else { ("denied", 3) };
+                assert_eq!(said["verdict"], verdict, "{to}: {observed}: {json:#}");
+                assert_eq!(answer.code, Some(code), "{json:#}");
+                assert_eq!(said["range"].is_string(), verdict == "allowed", "{json:#}");
+                verdicts.insert((port, verdict));
+            }
+        }
+    }
+    assert_eq!(verdicts, BTreeSet::from([(53, "allowed"), (443, "denied")]));
+    // What it tried in vain is told, with its direction.
+    let drops = scene.both(&["drops", "--cluster", "c1"]).1;
+    assert_eq!(drops["drops"][0]["direction"], "egress");
+    assert_eq!(drops["drops"][0]["reason"], "not_peer");
+    let denied = [("cluster", "c1"), ("direction", "egress"), ("verdict", "denied")];
+    assert!(agent.count("enforcer_packets_total", &denied).unwrap() > 0);
+    let open = scene.both(&["explain", "c2", "192.0.2.9:443", "--egress"]);
+    assert_eq!((open.0.code, &open.1["verdicts"][0]["verdict"]), (Some(0), &"unguarded".into()));
 }
 
 #[test]
