@@ -37,7 +37,10 @@ pub(crate) fn markdown(measured: &Measured) -> String {
         );
     }
     let (clusters, stages) = stages;
-    let _ = writeln!(text, "\nStages of one edit among {clusters} clusters:\n\n| stage | ms |\n|---|---:|");
+    let _ = writeln!(
+        text,
+        "\nStages of one edit among {clusters} clusters:\n\n| stage | ms |\n|---|---:|"
+    );
     for Stage { name, took } in stages {
         let _ = writeln!(text, "| {name} | {took:.2} |");
     }

@@ -53,7 +53,12 @@ pub(crate) fn measure(clusters: usize, ranges: usize, edits: usize) -> Result<Sc
     fill(&stage, clusters, ranges)?;
     publish(&mut stage, &LISTED)?;
     // The pods of the fleet lie in no Node's range.
-    let installation = stage.installation()?.arguments(&["--exempt", "10.201.0.0/16"]);
+    let installation = stage.installation()?.arguments(&[
+        "--exempt",
+        "10.201.0.0/16",
+        "--max-ranges-per-cluster",
+        "200000",
+    ]);
     let mut agent = installation.launch()?;
     let ready = agent.wait_ready(LIMIT)?;
     let enforced = from_list_to_enforced(&agent)?;
