@@ -29,6 +29,7 @@ use self::due::Due;
 use crate::{
     args::{self, EgressDnsOption, Places, Run},
     kernel::{self, EventRing, Kernel, KernelError, RecentSources},
+    memory,
     names::Names,
     node::{self, NodeState},
     observe::{
@@ -130,6 +131,9 @@ impl Status {
 /// Time after which a failed attempt is made again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Without news for this long, memory that a change took is given back.
+const REST: Duration = Duration::from_secs(2);
+
 /// Time that a change of the objects waits for a look at the node; mostly a few milliseconds.
 const CATCH_UP: Duration = Duration::from_millis(30);
 
@@ -189,6 +193,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut due = Due::Image;
     let mut known = Arc::default();
     let mut again = None;
+    let mut give_back = None;
     loop {
         publish_node_addresses(&node_addresses, &objects, &run.node, reconciler.former());
         let seen = node_states.borrow_and_update().clone();
@@ -216,6 +221,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         let now = Instant::now();
         let later = || again.filter(|at| *at > now).unwrap_or(now + RETRY);
         again = report.retry.then(later);
+        give_back = if due == Due::Image { Some(now + REST) } else { give_back };
         let after_failure = if report.failure.is_some() { Due::Image } else { Due::Interfaces };
         let observed = Arc::clone(&observations.borrow_and_update());
         let source_stale_since = objects.stale_since;
@@ -241,6 +247,11 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
             Ok(()) = observations.changed() => Due::Rest,
             () = yield_now(), if reconciler.is_open() => Due::Rest,
             () = wait_until(again) => after_failure,
+            () = wait_until(give_back) => {
+                give_back = None;
+                memory::give_back();
+                Due::Rest
+            }
         };
     }
     tracing::info!("stops; what is enforced stays in force");
