@@ -288,3 +288,46 @@ fn put<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::source::objects::decode;
+
+    #[test]
+    fn many_objects_at_once_are_what_they_are_one_by_one() {
+        let files: [Arc<str>; 3] = ["a.yaml".into(), "b.yaml".into(), "c.yaml".into()];
+        let object = |kind: &str, name: &str, value: usize| {
+            let metadata =
+                json!({"name": name, "namespace": "n", "labels": {"v": value.to_string()}});
+            let object = json!({"apiVersion": "v1", "kind": kind, "metadata": metadata});
+            decode(&object).unwrap().unwrap()
+        };
+        // Not in order, and some twice or thrice.
+        let names = ["d", "b", "d", "a", "c", "b", "d"];
+        let rows: Vec<(Object, &Arc<str>)> = ["Service", "Pod"]
+            .into_iter()
+            .flat_map(|kind| names.iter().enumerate().map(move |(at, name)| (kind, at, *name)))
+            .map(|(kind, at, name)| (object(kind, name, at), &files[at % files.len()]))
+            .collect();
+        let (mut whole, mut single, mut kept) =
+            (Objects::default(), Objects::default(), Objects::default());
+        // In two parts, so that the second meets a table that is not empty.
+        let (first, second) = rows.split_at(4);
+        for part in [first, second] {
+            whole.add_all(part.iter().map(|(object, file)| (object, *file)));
+            kept.keep_all(part.iter().map(|(object, file)| (object, *file)));
+        }
+        for (object, file) in &rows {
+            single.add(object, file);
+        }
+        assert_eq!(whole, single);
+        assert_eq!(single.problems.len(), 6);
+        assert_eq!(
+            (kept.services, kept.pods, kept.problems),
+            (whole.services, whole.pods, [].into())
+        );
+    }
+}

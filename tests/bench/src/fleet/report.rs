@@ -90,7 +90,7 @@ pub(crate) fn targets(measured: &Measured) -> Vec<Target> {
         Target::most(
             "resident memory of the agent, 5,000 clusters",
             64.0,
-            at.map(|scale| scale.resident.total - scale.resident.mapped),
+            at.map(|scale| scale.resident.without_maps()),
             "MiB",
         )
         .note("without the kernel's maps that are mapped into it, which the next line counts"),
@@ -128,7 +128,7 @@ pub(crate) fn plots(measured: &Measured, out: &Path) -> Result<()> {
     ]);
     let memory = BTreeMap::from([
         ("resident, own".to_owned(), curve(&|scale| scale.resident.anonymous)),
-        ("resident, all".to_owned(), curve(&|scale| scale.resident.total)),
+        ("resident, own and program".to_owned(), curve(&|scale| scale.resident.without_maps())),
         ("kernel at 64 CPUs".to_owned(), curve(&|scale| scale.kernel.at_64_cpus)),
     ]);
     for (name, title, y, curves) in [
