@@ -177,7 +177,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     tasks.spawn(drops::read(events, drops.clone(), statuses.clone(), cancelled.clone()));
     let (found, mut observations) = watch::channel(Arc::default());
     tasks.spawn(sources::look(
-        RecentSources::open(&run.places.bpffs)?,
+        Arc::new(RecentSources::open(&run.places.bpffs)?),
         drops.clone(),
         to_save.clone(),
         statuses.clone(),
