@@ -10,7 +10,7 @@ mod sockets;
 mod tell;
 
 use aya_ebpf::{
-    bindings::TC_ACT_UNSPEC,
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     btf_maps::{Array, LpmTrie, PerCpuArray, ProgramArray, lpm_trie::Key},
     macros::{btf_map, classifier},
     programs::TcContext,
@@ -46,6 +46,12 @@ static LPM6: LpmTrie<[u32; 5], u32, 131_072> = LpmTrie::new();
 #[classifier]
 pub(crate) fn empty(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
+}
+
+/// The least that dropping a packet in this hook costs: everything is dropped.
+#[classifier]
+pub(crate) fn drop_all(_ctx: TcContext) -> i32 {
+    TC_ACT_SHOT
 }
 
 /// Another IPv4 source, then the program under test.

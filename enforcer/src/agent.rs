@@ -142,6 +142,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let state = State::open(&run.places.state)?;
     let former = state.load();
     let mut source = Source::open(choice(&run)?, former.as_ref()).await?;
+    tracing::info!("the source is open");
     let kernel = Kernel::open_attaching(&run.places.bpffs, run.attach)?;
     let listener = observe::bind(run.listen)
         .await

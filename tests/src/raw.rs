@@ -73,7 +73,7 @@ impl RawPort {
     }
 
     /// Sends all frames with few system calls.
-    pub(crate) fn send_many(&self, frames: &[Vec<u8>]) -> Result<()> {
+    pub fn send_many(&self, frames: &[Vec<u8>]) -> Result<()> {
         let mut parts: Vec<libc::iovec> = frames
             .iter()
             .map(|f| libc::iovec { iov_base: f.as_ptr().cast_mut().cast(), iov_len: f.len() })

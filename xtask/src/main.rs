@@ -63,11 +63,15 @@ enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// Measure; without arguments the data path against an empty TC program (as root)
+    /// Measure the data path, beside what users would otherwise run, and the agent at fleet scale;
+    /// closes with a table of what is promised (as root, about 10 minutes)
     Bench {
-        /// Which part to measure
-        #[arg(long, default_value = "micro")]
+        /// Which part to measure: all, micro, macro, agent
+        #[arg(long, default_value = "all")]
         part: String,
+        /// Few rounds and scales: to see that everything runs, not to decide anything
+        #[arg(long)]
+        quick: bool,
         /// Passed on to the benchmark
         #[arg(last = true)]
         args: Vec<OsString>,
@@ -93,7 +97,7 @@ fn main() -> ExitCode {
         Command::Build { profile } => build::run(&project, profile),
         Command::Demo { args } => demo::run(&project, &args),
         Command::Test { tiers, args } => test::run(&project, &tiers, &args),
-        Command::Bench { part, args } => bench::run(&project, &part, &args),
+        Command::Bench { part, quick, args } => bench::run(&project, &part, quick, &args),
         Command::Debug { args } => demo::debug(&project, &args),
         Command::Image => image::run(&project),
         Command::ControlPlane => control_plane::run(&project),

@@ -80,6 +80,20 @@ pub(crate) const NETWORK: &[Package] = &[
     },
 ];
 
+/// What the benchmark compares with.
+pub(crate) const BENCH: &[Package] = &[
+    Package {
+        name: "ipset",
+        brings: Brings::Program("ipset"),
+        purpose: "sets for iptables, measured beside the product",
+    },
+    Package {
+        name: "iptables",
+        brings: Brings::Program("iptables-restore"),
+        purpose: "rules by iptables, measured beside the product",
+    },
+];
+
 /// What builds images where nothing else does.
 pub(crate) const BUILDAH: &[Package] = &[Package {
     name: "buildah",

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     case::{Case, Family, Sources, Traffic},
     micro::{Measured, Row},
+    target::Target,
 };
 
 /// Denied packets may cost this much more than admitted ones.
@@ -44,6 +45,28 @@ pub(crate) fn markdown(measured: &Measured) -> String {
         let _ = writeln!(text, "- verified instructions of {program}: {count}");
     }
     text
+}
+
+/// Every budget, with the worst figure of all scales.
+pub(crate) fn targets(rows: &[Row]) -> Vec<Target> {
+    let mut targets: Vec<Target> = Vec::new();
+    for row in rows {
+        let Case { family, traffic, sources, servers, ranges } = row.case;
+        let line = format!("{family:?} {traffic:?} {sources:?}, to an empty program");
+        let worst = Target::most(&line, row.budget, Some(row.ratio), "")
+            .note(format!("{ranges} ranges, {servers} API servers, the worst of all scales"));
+        let same = |target: &&mut Target| target.line == line && target.is_for(row.budget);
+        match targets.iter_mut().find(same) {
+            Some(known) if known.measured < worst.measured => *known = worst,
+            Some(_) => {}
+            None => targets.push(worst),
+        }
+    }
+    let relations = relations(rows).into_iter();
+    targets.extend(relations.map(|(name, worst, budget)| {
+        Target::most(name, budget, Some(worst), "").note("ratios of one run")
+    }));
+    targets
 }
 
 /// Budgets that the figures miss by more than the margin.
