@@ -4,6 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use enforcer_tests::addresses::mac_text;
 use enforcer_tests::gated::Gated;
 use enforcer_tests::kube::{self, Pod};
 use enforcer_tests::netns::Netns;
@@ -18,35 +19,34 @@ const ROUNDS: usize = 20;
 const QUIET: Duration = Duration::from_millis(250);
 const PORT: u16 = 9999;
 
-/// Sends the time since `epoch` again and again, from the first moment that it can.
+/// Sends the time since `epoch` again and again.
 fn chatter(ns: &Netns, to: SocketAddr, epoch: Instant, stop: &AtomicBool) {
     ns.enter(|| {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any).unwrap();
         while !stop.load(Ordering::Acquire) {
             let now = epoch.elapsed().as_micros() as u64;
-            // Before it has a route, and when it is told that it may not.
-            socket.send_to(&now.to_be_bytes(), to).ok();
+            socket.send_to(&now.to_be_bytes(), to).unwrap();
             std::thread::sleep(Duration::from_micros(100));
         }
     });
 }
 
-/// When the first and the last datagram that arrive were sent; zero if none does.
-fn sent(server: &UdpSocket) -> Window {
-    let (mut bytes, mut times) = ([0; 8], Vec::new());
-    while server.recv(&mut bytes).is_ok() {
-        times.push(Duration::from_micros(u64::from_be_bytes(bytes)));
-    }
-    let (first, last) = (times.first(), times.last());
-    Window { first: first.copied().unwrap_or_default(), last: last.copied().unwrap_or_default() }
+/// When the next datagram that arrives was sent.
+fn sent(server: &UdpSocket) -> Option<Duration> {
+    let mut bytes = [0; 8];
+    server.recv(&mut bytes).ok().map(|_| Duration::from_micros(u64::from_be_bytes(bytes)))
 }
 
-/// Times since a moment before the pod's interface was made.
+/// How long something of a new pod left, in one round.
 #[derive(Clone, Copy, Debug)]
 struct Window {
-    first: Duration,
-    last: Duration,
+    /// Since before its interface was made.
+    since_made: Duration,
+    /// Since its first datagram that left.
+    since_first: Duration,
+    /// Since its object was published.
+    since_published: Duration,
 }
 
 /// How long a new API server pod of `c1` sends to whom it must not.
@@ -55,20 +55,34 @@ fn window(gated: &mut Gated, number: usize) -> Window {
     let internet = gated.stage.network.host("unlisted");
     let to = internet.addresses.at(PORT)[usize::from(v6)];
     let server = internet.ns.enter(|| UdpSocket::bind(to)).unwrap();
-    server.set_read_timeout(Some(QUIET)).unwrap();
     let name = format!("late-{number}");
     let epoch = Instant::now();
     let host = gated.stage.network.add_pod(NODE, &name).unwrap();
-    let (ns, addresses) = (host.ns.clone(), host.addresses);
+    let (ns, addresses, gateway) = (host.ns.clone(), host.addresses, mac_text(host.gateway_mac));
+    // Some network plugins do so: otherwise the first packet waits up to a second for its neighbour.
+    let neighbours = ["169.254.1.1", "fe80::1"].map(|address| {
+        format!("neigh replace {address} lladdr {gateway} dev eth0 nud permanent\n")
+    });
+    ns.ip(&neighbours.concat()).unwrap();
     let pod = Pod { name: name.clone(), node: NODE.into(), addresses };
     let stop = AtomicBool::new(false);
     let window = std::thread::scope(|scope| {
         scope.spawn(|| chatter(&ns, to, epoch, &stop));
+        // A container starts once its network works, and only then is its address published.
+        server.set_read_timeout(Some(LIMIT)).unwrap();
+        let first = sent(&server);
+        server.set_read_timeout(Some(QUIET)).unwrap();
+        let published = epoch.elapsed();
         let object = kube::pod("cluster-c1", &pod, &[("app", "apiserver"), ("cluster", "c1")]);
         gated.stage.manifests.put(&format!("{name}.yaml"), &[object]).unwrap();
-        let window = sent(&server);
+        let last = std::iter::from_fn(|| sent(&server)).last();
         stop.store(true, Ordering::Release);
-        window
+        let (first, last) = (first.unwrap(), last.unwrap_or(published));
+        Window {
+            since_made: last,
+            since_first: last - first,
+            since_published: last.saturating_sub(published),
+        }
     });
     for v6 in [false, true] {
         let etcd = gated.address("etcd", v6);
@@ -91,19 +105,19 @@ fn a_new_api_server_that_sends_at_once_is_held_within_moments() {
         times.sort();
         times
     };
-    let since_made = sorted(|window| window.last);
-    let sending = sorted(|window| window.last - window.first);
-    println!(
-        "a new API server that sends at once is held {:?} (median of {ROUNDS}; at most {:?}) after its \
-         interface is made, and gets out for {:?} (at most {:?})",
-        since_made[ROUNDS / 2],
-        since_made[ROUNDS - 1],
-        sending[ROUNDS / 2],
-        sending[ROUNDS - 1],
-    );
+    for (what, times) in [
+        ("interface was made", sorted(|window| window.since_made)),
+        ("first packet left", sorted(|window| window.since_first)),
+        ("address was published", sorted(|window| window.since_published)),
+    ] {
+        let (median, most) = (times[ROUNDS / 2], times[ROUNDS - 1]);
+        println!(
+            "a new API server is held {median:?} (of {ROUNDS} at most {most:?}) after its {what}"
+        );
+    }
     // What a quiet machine needs is printed above.
-    assert!(since_made[ROUNDS - 1] < Duration::from_secs(5), "{windows:?}");
-    println!("{windows:?}");
+    let most = sorted(|window| window.since_published)[ROUNDS - 1];
+    assert!(most < Duration::from_secs(5), "{windows:?}");
 }
 
 #[test]
