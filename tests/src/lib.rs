@@ -12,7 +12,8 @@
 //!    the built [`topology::Network`] takes more clients, pods, nodes and services at any time.
 //! 3. [`seed`] describes user clusters and seeds as KKP sees them and [`kube`] the services, pods
 //!    and nodes below; one description gives manifests, NAT rules and the list of frontends.
-//!    [`entrances`] opens every other kind of way in. [`manifests`] is the folder that the agent watches, [`yaml`] how objects are written there.
+//!    [`entrances`] opens every other kind of way in, [`gated`] has all that a gated API server may and may not
+//!    connect to. [`manifests`] is the folder that the agent watches, [`yaml`] how objects are written there.
 //! 4. [`agent`] runs the real agent on a node: an [`agent::Installation`] keeps pins and state
 //!    while agents come and go; [`http`] reads its health and metrics.
 //! 5. [`talk`] asks what a client gets: [`talk::connect`] tells answered from refused from silent,
@@ -58,6 +59,7 @@ pub mod counted;
 pub mod entrances;
 pub mod exec;
 pub mod floor;
+pub mod gated;
 pub mod http;
 pub mod kube;
 pub mod latency;
