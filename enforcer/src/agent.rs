@@ -21,13 +21,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::yield_now,
-    time::{Instant, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::due::Due;
 use crate::{
-    args::{self, EgressDnsOption, Places, Run},
+    args::{self, EgressDnsOption, Places, Restore, Run},
     kernel::{self, EventRing, Kernel, KernelError, RecentSources},
     memory,
     names::Names,
@@ -41,7 +41,8 @@ use crate::{
     },
     reconcile::{Reconciler, Report},
     source::{
-        Choice, Kubernetes, Objects, OpenError, Settings, Source,
+        Choice, EgressDns, EgressSettings, GuardPods, Kubernetes, Limits, Objects, OpenError,
+        Settings, Source,
         kubernetes::{self, Access},
     },
     state::{self, State, StateError},
@@ -71,6 +72,9 @@ pub enum AgentError {
         #[source]
         source: std::io::Error,
     },
+    /// `enforcer restore` could not do it; why is in the log.
+    #[error("what was enforced last is not in force")]
+    NotRestored,
     /// Signals cannot be received.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
@@ -137,8 +141,12 @@ const REST: Duration = Duration::from_secs(2);
 /// Time that a change of the objects waits for a look at the node; mostly a few milliseconds.
 const CATCH_UP: Duration = Duration::from_millis(30);
 
+/// How often our programs' places on interfaces are looked after.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// `enforcer run`
 pub async fn run(run: Run) -> Result<(), AgentError> {
+    let begin = Instant::now();
     let mut stop = Stop::new()?;
     let settings = Settings {
         options: run.policy(),
@@ -150,8 +158,6 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     };
     let state = State::open(&run.places.state)?;
     let former = state.load();
-    let mut source = Source::open(choice(&run)?, former.as_ref()).await?;
-    tracing::info!("the source is open");
     let kernel = Kernel::open_attaching(&run.places.bpffs, run.attach)?;
     let listener = observe::bind(run.listen)
         .await
@@ -161,9 +167,18 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut names = Names::start(state.clone());
     let mut reconciler = Reconciler::new(kernel, settings, former);
     reconciler.learn_names(names.current().as_ref().clone());
-    let (node_addresses, wanted_addresses) = watch::channel(BTreeSet::new());
+    reconciler.tolerate(run.tolerate.iter().copied().collect());
+    let former_addresses = former_addresses(&run.node, reconciler.former().map(AsRef::as_ref));
+    let (node_addresses, wanted_addresses) = watch::channel(former_addresses);
     let node = node::watch(run.interfaces.clone(), wanted_addresses).await?;
     let mut node_states = node.states();
+    let mut open_for = reconciler.has_image().then_some(Duration::ZERO);
+    if open_for.is_none() {
+        let seen = node_states.borrow().clone();
+        open_for = restored(&mut reconciler, &seen).then(|| begin.elapsed());
+    }
+    let mut source = Source::open(choice(&run)?, reconciler.former().map(AsRef::as_ref)).await?;
+    tracing::info!("the source is open");
 
     let (status, statuses) = watch::channel(Arc::new(Status::default()));
     let (saved, to_save) = watch::channel(reconciler.former().cloned());
@@ -194,11 +209,13 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut known = Arc::default();
     let mut again = None;
     let mut give_back = None;
-    loop {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    'agent: loop {
         publish_node_addresses(&node_addresses, &objects, &run.node, reconciler.former());
         let seen = node_states.borrow_and_update().clone();
         due = due.max(Due::of(&known, &seen, reconciler.former().map(AsRef::as_ref)));
-        let report = match due {
+        let mut report = match due {
             // Nothing is known, so nothing is changed, an image that is in force included.
             _ if objects.unread && reconciler.former().is_none() => unread(&objects),
             Due::Image => {
@@ -211,6 +228,10 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
             Due::Interfaces => reconciler.guard(&seen),
             Due::Rest => reconciler.proceed(),
         };
+        if report.enforced.is_some() && report.attaching.is_empty() {
+            open_for.get_or_insert_with(|| begin.elapsed());
+        }
+        report.open_for = open_for;
         known = seen;
         names.want(reconciler.names());
         log(&status.borrow().report, &report);
@@ -227,31 +248,39 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         let source_stale_since = objects.stale_since;
         status.send_replace(Arc::new(Status { report, source_stale_since, observed }));
         // In this order: what is left over of the last plan waits for all news.
-        due = tokio::select! {
-            biased;
-            () = stop.asked() => break,
-            changed = source.changed() => {
-                objects = changed;
-                // Objects may speak of an address that the node has had for a moment.
-                node.catch_up(CATCH_UP).await;
-                Due::Image
-            }
-            watched = node_states.changed() => {
-                watched.map_err(|_| node::NodeError::Ended)?;
-                Due::Rest
-            }
-            found = names.changed() => {
-                reconciler.learn_names(found.as_ref().clone());
-                Due::Image
-            }
-            Ok(()) = observations.changed() => Due::Rest,
-            () = yield_now(), if reconciler.is_open() => Due::Rest,
-            () = wait_until(again) => after_failure,
-            () = wait_until(give_back) => {
-                give_back = None;
-                memory::give_back();
-                Due::Rest
-            }
+        due = loop {
+            break tokio::select! {
+                biased;
+                () = stop.asked() => break 'agent,
+                changed = source.changed() => {
+                    objects = changed;
+                    // Objects may speak of an address that the node has had for a moment.
+                    node.catch_up(CATCH_UP).await;
+                    Due::Image
+                }
+                watched = node_states.changed() => {
+                    watched.map_err(|_| node::NodeError::Ended)?;
+                    Due::Rest
+                }
+                found = names.changed() => {
+                    reconciler.learn_names(found.as_ref().clone());
+                    Due::Image
+                }
+                Ok(()) = observations.changed() => Due::Rest,
+                _ = look.tick() => {
+                    if !reconciler.look(&known) {
+                        continue;
+                    }
+                    Due::Rest
+                }
+                () = yield_now(), if reconciler.is_open() => Due::Rest,
+                () = wait_until(again) => after_failure,
+                () = wait_until(give_back) => {
+                    give_back = None;
+                    memory::give_back();
+                    Due::Rest
+                }
+            };
         };
     }
     tracing::info!("stops; what is enforced stays in force");
@@ -261,6 +290,53 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let _ = tokio::time::timeout(Duration::from_millis(300), tasks.wait()).await;
     let _ = tokio::time::timeout(Duration::from_millis(300), saver).await;
     Ok(())
+}
+
+/// Enforces what was enforced last, where that is known; whether it is in force.
+fn restored(reconciler: &mut Reconciler, node: &NodeState) -> bool {
+    let Some(report) = reconciler.restore(node) else { return false };
+    match report.failure {
+        Some(why) => {
+            tracing::error!(why, "what was enforced last cannot be restored");
+            false
+        }
+        None => {
+            tracing::warn!(
+                revision = %report.wanted,
+                interfaces = report.guarded.len(),
+                "what was enforced last is in force again; it may be stale until the source is read"
+            );
+            report.attaching.is_empty()
+        }
+    }
+}
+
+/// `enforcer restore`
+pub fn restore(restore: &Restore) -> Result<(), AgentError> {
+    let Restore { places, interfaces, attach } = restore;
+    let Some(former) = State::of(&places.state).load() else {
+        tracing::info!("nothing was saved that could be restored");
+        return Ok(());
+    };
+    // Of these, the compiled snapshot knows the options; the rest is for reading sources.
+    let settings = Settings {
+        options: former.options.clone(),
+        seed_name: None,
+        kubermatic_namespace: String::new(),
+        guard_pods: GuardPods::Auto,
+        egress: EgressSettings { dns: EgressDns::Any, allow: Vec::new() },
+        limits: Limits::default(),
+    };
+    let addresses = former_addresses(&former.this_node.name, Some(&former));
+    let node = node::observe(interfaces, &addresses)?;
+    let kernel = Kernel::open_attaching(&places.bpffs, *attach)?;
+    let mut reconciler = Reconciler::new(kernel, settings, Some(former));
+    if reconciler.has_image() {
+        tracing::info!("an image is in force already");
+        reconciler.guard_all(&node);
+        return Ok(());
+    }
+    if restored(&mut reconciler, &node) { Ok(()) } else { Err(AgentError::NotRestored) }
 }
 
 /// What `--source` names.
@@ -382,14 +458,19 @@ fn publish_node_addresses(
 ) {
     let mut current = objects.node_addresses(node);
     if objects.unread {
-        let former = former.and_then(|former| former.nodes.get(node));
-        current.extend(former.into_iter().flat_map(|node| &node.addresses));
+        current.extend(former_addresses(node, former.map(AsRef::as_ref)));
     }
     addresses.send_if_modified(|known| {
         let changed = *known != current;
         *known = current;
         changed
     });
+}
+
+/// The addresses of this machine's Node object when it was read last.
+fn former_addresses(node: &str, former: Option<&Snapshot>) -> BTreeSet<IpAddr> {
+    let node = former.and_then(|former| former.nodes.get(node));
+    node.into_iter().flat_map(|node| &node.addresses).copied().collect()
 }
 
 fn save(

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     debug::Debug,
     kernel::Attach,
-    node::Selection,
+    node::{Preemption, Selection},
     source::{Destination, EgressDns, EgressSettings, GuardPods, Limits, kubernetes::Hold},
 };
 
@@ -30,6 +30,8 @@ pub struct Arguments {
 pub enum Command {
     /// Watch the source and enforce it until a signal comes; what is enforced stays.
     Run(Box<Run>),
+    /// Enforce what was enforced last, as the state says, and end: for a node that boots.
+    Restore(Restore),
     /// Detach and remove everything, and forget the state.
     Clean(Clean),
     /// Say what is enforced here, and why. Exit codes: 0 allowed or all well, 3 denied, 4 not
@@ -51,6 +53,20 @@ pub struct Places {
     /// Folder for what was enforced last.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/enforcer", global = true)]
     pub state: PathBuf,
+}
+
+/// Options of `enforcer restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// Where things are kept.
+    #[command(flatten)]
+    pub places: Places,
+    /// Interfaces to guard: `auto`, or names separated by commas.
+    #[arg(long, value_name = "NAMES", default_value = "auto")]
+    pub interfaces: Selection,
+    /// How programs are attached.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub attach: Attach,
 }
 
 /// Options of `enforcer clean`.
@@ -80,6 +96,9 @@ pub struct Run {
     /// How programs are attached.
     #[arg(long, value_enum, default_value = "auto")]
     pub attach: Attach,
+    /// What may see packets before our programs without the node counting as not enforced.
+    #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',')]
+    pub tolerate: Vec<Preemption>,
     /// Where things are kept.
     #[command(flatten)]
     pub places: Places,
@@ -377,7 +396,10 @@ mod tests {
         let fixed = ["enforcer", "run", "--source", "manifests=/etc/kkp", "--node", "n1"];
         match Arguments::try_parse_from(fixed.iter().chain(arguments))?.command {
             Command::Run(run) => Ok(run),
-            Command::Clean(_) | Command::Debug(_) | Command::Completion { .. } => {
+            Command::Clean(_)
+            | Command::Restore(_)
+            | Command::Debug(_)
+            | Command::Completion { .. } => {
                 unreachable!("run was asked for")
             }
         }

@@ -10,6 +10,7 @@ pub mod agent;
 pub mod args;
 pub mod chain;
 pub mod debug;
+mod fault;
 pub mod kernel;
 pub mod memory;
 pub mod names;

@@ -27,6 +27,10 @@ fn main() -> ExitCode {
             start_logging(run.log_format);
             end(watch(*run))
         }
+        Command::Restore(restore) => {
+            start_logging(LogFormat::Text);
+            end(agent::restore(&restore).map_err(Into::into))
+        }
         Command::Clean(clean) => {
             start_logging(LogFormat::Text);
             end(remove(&clean))

@@ -57,7 +57,7 @@ pub struct NodeState {
     pub unguardable: Vec<Unguardable>,
 }
 
-/// An interface that packets from outside enter and that the program cannot read.
+/// An interface that packets enter and at which the program cannot judge all of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unguardable {
     /// Name of the interface.
@@ -74,6 +74,17 @@ pub enum UnguardableReason {
         /// The `ARPHRD_*` number of the header.
         arphrd: u16,
     },
+    /// It is guarded, but something else sees its packets first and may let them past us.
+    Preempted(Preemption),
+}
+
+/// What sees packets before our program does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Preemption {
+    /// An XDP program: it may redirect packets or send them back.
+    Xdp,
+    /// A netkit device: its own program may redirect a pod's packets.
+    Netkit,
 }
 
 impl fmt::Display for Unguardable {
@@ -82,6 +93,20 @@ impl fmt::Display for Unguardable {
         match reason {
             UnguardableReason::LinkLayer { arphrd } => {
                 write!(f, "{name}: packets with a link header of type {arphrd} cannot be judged")
+            }
+            UnguardableReason::Preempted(Preemption::Xdp) => {
+                write!(
+                    f,
+                    "an XDP program on {name} sees packets first and may redirect them past us: \
+                     remove it (ip link set {name} xdp off), or put up with it (--tolerate xdp)"
+                )
+            }
+            UnguardableReason::Preempted(Preemption::Netkit) => {
+                write!(
+                    f,
+                    "{name} is a netkit device, whose program may redirect packets past us: use \
+                     veth, or put up with it (--tolerate netkit)"
+                )
             }
         }
     }

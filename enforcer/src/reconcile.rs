@@ -3,6 +3,7 @@
 //! One call is one attempt. Whatever fails, the kernel keeps the image that it has; what is wrong is
 //! in the [`Report`]. Images first: programs are attached afterwards, in slices ([`links`]).
 
+mod company;
 mod links;
 mod room;
 
@@ -28,7 +29,7 @@ use self::links::Links;
 use crate::{
     chain::chain,
     kernel::{Kernel, KernelError},
-    node::NodeState,
+    node::{NodeState, Preemption},
     source::{Learned, Objects, Settings, Translated, translate},
 };
 
@@ -61,6 +62,12 @@ pub struct Report {
     pub attaching: Vec<Interface>,
     /// Interfaces that should be and are not, and why.
     pub unguarded: Vec<(String, String)>,
+    /// How often a program's place was taken back from others.
+    pub retaken: u64,
+    /// Interfaces whose places are left to others for now, those among the unguarded ones.
+    pub contested: usize,
+    /// For how long after its start the agent had no image in force; `None` while it has none.
+    pub open_for: Option<Duration>,
     /// Slots of what is counted.
     pub counters: Vec<(Counted, u32)>,
     /// Frontends that are guarded.
@@ -134,6 +141,73 @@ impl Reconciler {
             links: Links::default(),
             report: Report::default(),
         }
+    }
+
+    /// Puts up with what pre-empts our programs on interfaces.
+    pub fn tolerate(&mut self, tolerated: BTreeSet<Preemption>) {
+        self.links.tolerate(tolerated);
+    }
+
+    /// Whether the kernel has an image in force.
+    #[must_use]
+    pub fn has_image(&self) -> bool {
+        self.kernel.has_image()
+    }
+
+    /// Makes the kernel enforce the snapshot that was enforced last, whole, on the interfaces of the
+    /// node, before any source is read; nothing where there is none.
+    pub fn restore(&mut self, node: &NodeState) -> Option<Report> {
+        let mut snapshot = self.former.as_deref()?.clone();
+        snapshot.options = self.settings.options.clone();
+        // A node that boots may not have all its addresses yet.
+        let known = &mut snapshot.this_node;
+        known.addresses.extend(&node.addresses);
+        known.tunnel_peers.extend(&node.tunnel_peers);
+        known.connected.extend(&node.connected);
+        known.pod_interfaces.clone_from(&node.pod_interfaces);
+        let (rules, _) = self.compiler.compile(&snapshot);
+        let mut report = Report {
+            wanted: rules.revision,
+            audits: rules.mode == Mode::Audit,
+            frontends: rules.frontends.len(),
+            policies: rules.policies.len(),
+            ..Report::default()
+        };
+        match self.apply(&rules, node, &mut report) {
+            Ok(()) => {}
+            Err(Refusal::Capacity(error)) => report.failure = Some(error.to_string()),
+            Err(Refusal::Kernel(error)) => report.failure = Some(chain(&error)),
+        }
+        self.report = report;
+        Some(self.finish())
+    }
+
+    /// Guards the interfaces of the node with the image that is in force, whole.
+    pub fn guard_all(&mut self, node: &NodeState) -> Report {
+        if let Err(error) = self.links.plan(&mut self.kernel, node) {
+            self.report.failure = Some(chain(&error));
+        }
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Report {
+        let mut report = self.proceed();
+        while self.is_open() {
+            report = self.proceed();
+        }
+        report
+    }
+
+    /// Looks whether others have taken our programs' places, and plans to take them back; whether
+    /// there is something to tell or do.
+    pub fn look(&mut self, node: &NodeState) -> bool {
+        if self.report.enforced.is_none() {
+            return false;
+        }
+        self.links.look(&mut self.kernel, node).unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "cannot look after the programs");
+            false
+        })
     }
 
     /// The snapshot of the image in force.

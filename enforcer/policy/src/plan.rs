@@ -152,6 +152,8 @@ pub enum Attachment {
     },
     /// A program of an earlier agent: it enforces, and is to be replaced in place.
     Former,
+    /// One that enforces, behind another's program, which may let packets through before it.
+    Displaced,
     /// A pinned link whose interface is gone; its number may belong to another one by now.
     Dangling,
 }
@@ -233,6 +235,13 @@ pub enum LinkStep {
         /// The hook.
         hook: Hook,
     },
+    /// Attach the program once more, first in its chain, then take away the one that hangs there.
+    Retake {
+        /// The interface.
+        interface: Interface,
+        /// The hook.
+        hook: Hook,
+    },
     /// Take away what hangs there, where the interface still is.
     Detach {
         /// Interface number.
@@ -278,6 +287,7 @@ pub fn plan_links(observed: &Attachments, interfaces: &[Interface]) -> Vec<LinkS
             Some(Attachment::Current { .. } | Attachment::Former) => {
                 replace.push(LinkStep::Replace { interface, hook });
             }
+            Some(Attachment::Displaced) => replace.push(LinkStep::Retake { interface, hook }),
             Some(Attachment::Dangling) => {
                 // The number was given to a new interface: the old pin stands in its way.
                 attach.push(LinkStep::Detach { index: place.0, hook });

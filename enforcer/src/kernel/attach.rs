@@ -12,6 +12,7 @@ use enforcer_policy::plan::{Attachments, Hook, Interface, Program};
 use super::{
     KernelError, Pins,
     clsact::{self, Filters},
+    load::Programs,
     tcx,
 };
 
@@ -82,6 +83,44 @@ impl Attacher {
             Self::Tcx => tcx::replace(pins, program, interface, hook),
             Self::Clsact(filters) => filters.replace(program, interface, hook),
         }
+    }
+
+    /// Hangs a program first, before the one of ours that hangs there; then that one goes.
+    pub(super) fn retake(
+        &mut self,
+        pins: &Pins,
+        programs: &mut Programs,
+        interface: &Interface,
+        hook: Hook,
+    ) -> Result<(), KernelError> {
+        let program = interface.program(hook);
+        match self {
+            Self::Tcx => {
+                let hangs = |id| tcx::hangs(id, interface, hook);
+                let spare = programs.spare(pins, program, hangs)?;
+                tcx::attach(pins, spare, interface, hook)
+            }
+            Self::Clsact(filters) => filters.retake(programs.of(program)?, interface, hook),
+        }
+    }
+
+    /// Where a program of ours is not the first that packets meet; with the number of the one that is.
+    pub(super) fn out_of_place(
+        &mut self,
+        interfaces: &[Interface],
+        current: &ProgramIds,
+    ) -> Result<Vec<(u32, Hook, Option<u32>)>, KernelError> {
+        let mut found = Vec::new();
+        for interface in interfaces {
+            for hook in Hook::ALL {
+                let first = match self {
+                    Self::Tcx => tcx::is_first(interface, hook, current),
+                    Self::Clsact(filters) => filters.is_first(interface, hook, current)?,
+                };
+                found.extend(first.err().map(|other| (interface.index, hook, other)));
+            }
+        }
+        Ok(found)
     }
 
     pub(super) fn detach(

@@ -28,8 +28,8 @@ use rtnetlink::{
 use super::{KernelError, attach::ProgramIds};
 use crate::netlink::{RequestError, Requests, Whole};
 
-/// Names filters as ours: "enf", 1.
-const HANDLE: u32 = 0x656e_6601;
+/// Names filters as ours: "enf", 1 or 2. A second one stands at a hook while a place is retaken.
+const HANDLES: [u32; 2] = [0x656e_6601, 0x656e_6602];
 
 /// The first priority that there is.
 const PRIORITY: u32 = 1;
@@ -54,6 +54,17 @@ struct Filter {
     index: u32,
     hook: Hook,
     program: u32,
+    handle: u32,
+    own_discipline: bool,
+    /// Whether packets meet it before all other filters.
+    first: bool,
+}
+
+/// Where a filter stands, or is to stand.
+struct Place<'a> {
+    interface: &'a Interface,
+    hook: Hook,
+    handle: u32,
     own_discipline: bool,
 }
 
@@ -82,11 +93,14 @@ impl Filters {
     /// What hangs on the interfaces.
     pub(super) fn observe(&mut self, current: &ProgramIds) -> Result<Attachments, KernelError> {
         let attachment = |filter: &Filter| match current.get(&filter.program) {
+            _ if !filter.first => Attachment::Displaced,
             Some(program) => Attachment::Current { program: *program },
             None => Attachment::Former,
         };
+        // Where there are two, the first counts.
         let ours = self.ours()?;
-        Ok(ours.iter().map(|filter| ((filter.index, filter.hook), attachment(filter))).collect())
+        let places = ours.iter().rev();
+        Ok(places.map(|filter| ((filter.index, filter.hook), attachment(filter))).collect())
     }
 
     /// Adds a filter, first in line, and the queueing discipline where there is none.
@@ -104,8 +118,52 @@ impl Filters {
             }
             Err(error) => return Err(at(interface, "add", error)),
         };
-        self.put(program, interface, hook, own_discipline, NLM_F_CREATE | NLM_F_EXCL)
+        let [handle, _] = HANDLES;
+        let place = Place { interface, hook, handle, own_discipline };
+        self.put(program, &place, NLM_F_CREATE | NLM_F_EXCL)
             .map_err(|error| at(interface, "add", error))
+    }
+
+    /// Whether the first filter of a hook is ours; if not, the number of our program that stands
+    /// further behind, or none.
+    pub(super) fn is_first(
+        &mut self,
+        interface: &Interface,
+        hook: Hook,
+        current: &ProgramIds,
+    ) -> Result<Result<(), Option<u32>>, KernelError> {
+        let ours = self.ours_at(interface.index, hook)?;
+        let wanted = interface.program(hook);
+        let good = |filter: &Filter| filter.first && current.get(&filter.program) == Some(&wanted);
+        Ok(if ours.iter().any(good) { Ok(()) } else { Err(ours.first().map(|it| it.program)) })
+    }
+
+    /// Adds another filter of ours before all others, then takes the former ones away.
+    pub(super) fn retake(
+        &mut self,
+        program: &SchedClassifier,
+        interface: &Interface,
+        hook: Hook,
+    ) -> Result<(), KernelError> {
+        let index = interface.index;
+        let ours = self.ours_at(index, hook)?;
+        let own_discipline = ours.iter().any(|filter| filter.own_discipline);
+        let free = |handle: &u32| !ours.iter().any(|filter| filter.handle == *handle);
+        let handle = HANDLES.into_iter().find(free);
+        // Two of ours, neither first: an earlier agent was ended in between.
+        let handle = match (handle, ours.last()) {
+            (Some(handle), _) => handle,
+            (None, Some(last)) => {
+                self.remove(index, hook, last.handle)?;
+                last.handle
+            }
+            (None, None) => return Err(failed("list", index, io::ErrorKind::NotFound.into())),
+        };
+        let place = Place { interface, hook, handle, own_discipline };
+        self.put(program, &place, NLM_F_CREATE | NLM_F_EXCL)
+            .map_err(|error| at(interface, "add", error))?;
+        let former = ours.iter().filter(|filter| filter.handle != handle);
+        former.map(|filter| filter.handle).try_for_each(|it| self.remove(index, hook, it))
     }
 
     /// Gives our filter another program; no packet goes unseen in between.
@@ -117,18 +175,18 @@ impl Filters {
     ) -> Result<(), KernelError> {
         let own_discipline =
             self.ours_on(interface.index)?.iter().any(|filter| filter.own_discipline);
-        self.put(program, interface, hook, own_discipline, 0)
-            .map_err(|error| at(interface, "replace", error))
+        let ours = self.ours_at(interface.index, hook)?;
+        let handle = ours.first().map_or(HANDLES[0], |filter| filter.handle);
+        let place = Place { interface, hook, handle, own_discipline };
+        self.put(program, &place, 0).map_err(|error| at(interface, "replace", error))
     }
 
     /// Takes our filter away, and with the last of all filters a queueing discipline that we made.
     /// Nothing is wrong where the interface or the filter is gone already.
     pub(super) fn detach(&mut self, index: u32, hook: Hook) -> Result<(), KernelError> {
         let own_discipline = self.ours_on(index)?.iter().any(|filter| filter.own_discipline);
-        let request = RouteNetlinkMessage::DelTrafficFilter(filter_message(index, hook));
-        match self.requests.change(request, 0) {
-            Err(error) if is_gone(&error) => return Ok(()),
-            changed => changed.map_err(|source| failed("remove", index, source))?,
+        for handle in HANDLES {
+            self.remove(index, hook, handle)?;
         }
         // Others may add a filter between look and removal; they find clsact gone and make theirs.
         if own_discipline && self.count(index)? == 0 {
@@ -141,20 +199,23 @@ impl Filters {
         Ok(())
     }
 
-    fn put(
-        &mut self,
-        program: &SchedClassifier,
-        interface: &Interface,
-        hook: Hook,
-        own_discipline: bool,
-        flags: u16,
-    ) -> io::Result<()> {
+    /// Takes one filter of ours away; nothing is wrong where it is gone.
+    fn remove(&mut self, index: u32, hook: Hook, handle: u32) -> Result<(), KernelError> {
+        let message = filter_message(index, hook, handle);
+        match self.requests.change(RouteNetlinkMessage::DelTrafficFilter(message), 0) {
+            Err(error) if is_gone(&error) => Ok(()),
+            changed => changed.map_err(|source| failed("remove", index, source)),
+        }
+    }
+
+    fn put(&mut self, program: &SchedClassifier, place: &Place<'_>, flags: u16) -> io::Result<()> {
+        let Place { interface, hook, handle, own_discipline } = *place;
         let descriptor = program.fd().map_err(io::Error::other)?.as_fd().as_raw_fd();
         let mut name = interface.program(hook).name().to_owned();
         if own_discipline {
             name.push_str(OWN_DISCIPLINE);
         }
-        let mut message = filter_message(interface.index, hook);
+        let mut message = filter_message(interface.index, hook, handle);
         message.attributes.push(TcAttribute::Options(vec![
             TcOption::Bpf(TcFilterBpfOption::ProgFd(descriptor.cast_unsigned())),
             TcOption::Bpf(TcFilterBpfOption::ProgName(name)),
@@ -180,10 +241,22 @@ impl Filters {
     fn ours_on(&mut self, index: u32) -> Result<Vec<Filter>, KernelError> {
         let mut found = Vec::new();
         for hook in Hook::ALL {
-            let request = || RouteNetlinkMessage::GetTrafficFilter(listing(index, hook));
-            found.extend(self.list(index, request, |payload| filter(payload, index, hook))?);
+            found.extend(self.ours_at(index, hook)?);
         }
         Ok(found)
+    }
+
+    /// Filters of ours at a hook, in the order in which packets meet them.
+    fn ours_at(&mut self, index: u32, hook: Hook) -> Result<Vec<Filter>, KernelError> {
+        let request = || RouteNetlinkMessage::GetTrafficFilter(listing(index, hook));
+        let all = self.list(index, request, |payload| {
+            // A message without a handle introduces a priority.
+            let is_filter = u32::from(TcHeader::parse(payload)?.handle) != 0;
+            Ok(is_filter.then_some(filter(payload, index, hook)?))
+        })?;
+        let places = all.into_iter().enumerate();
+        let ours = places.filter_map(|(at, filter)| Some(Filter { first: at == 0, ..filter? }));
+        Ok(ours.collect())
     }
 
     /// Filters of anybody on an interface.
@@ -236,7 +309,8 @@ impl Filters {
 /// The filter of ours in a message; `None` where it is another's.
 fn filter(payload: &[u8], index: u32, hook: Hook) -> Result<Option<Filter>, DecodeError> {
     let header = TcHeader::parse(payload)?;
-    let ours = u32::from(header.handle) == HANDLE && header.info >> 16 == PRIORITY;
+    let handle = u32::from(header.handle);
+    let ours = HANDLES.contains(&handle) && header.info >> 16 == PRIORITY;
     if !ours || !is_of_kind(payload, &header, b"bpf\0")? {
         return Ok(None);
     }
@@ -258,7 +332,7 @@ fn filter(payload: &[u8], index: u32, hook: Hook) -> Result<Option<Filter>, Deco
             }
         }
     }
-    Ok(Some(Filter { index, hook, program, own_discipline }))
+    Ok(Some(Filter { index, hook, program, handle, own_discipline, first: false }))
 }
 
 fn is_of_kind(payload: &[u8], header: &TcHeader, kind: &[u8]) -> Result<bool, DecodeError> {
@@ -286,10 +360,10 @@ fn listing(index: u32, hook: Hook) -> TcMessage {
     message
 }
 
-/// Our filter of a hook.
-fn filter_message(index: u32, hook: Hook) -> TcMessage {
+/// A filter of ours at a hook.
+fn filter_message(index: u32, hook: Hook, handle: u32) -> TcMessage {
     let mut message = listing(index, hook);
-    message.header.handle = HANDLE.into();
+    message.header.handle = handle.into();
     message.header.info = PRIORITY << 16 | u32::from((libc::ETH_P_ALL as u16).to_be());
     message.attributes.push(TcAttribute::Kind("bpf".to_owned()));
     message

@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::programs::SchedClassifier;
 use enforcer_policy::{
     image::Image,
-    plan::{Attachments, Bank, LinkStep, Observed, Program, Step},
+    plan::{Attachments, Bank, Hook, Interface, LinkStep, Observed, Program, Step},
 };
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     banks::Banks,
     load::{Loaded, Programs, load},
 };
+use crate::fault;
 
 /// The maps, programs and links of this node.
 pub struct Kernel {
@@ -48,20 +49,47 @@ impl Kernel {
 
     /// Reads what hangs on the interfaces.
     pub fn observe_links(&mut self) -> Result<Attachments, KernelError> {
-        let current = self.programs.ids()?;
-        self.attacher.observe(&self.pins, &current)
+        self.attacher.observe(&self.pins, self.programs.ids())
+    }
+
+    /// Where a program of ours is not the first that packets meet, with the number of the one that is:
+    /// one question to the kernel for each hook.
+    pub fn out_of_place(
+        &mut self,
+        interfaces: &[Interface],
+    ) -> Result<Vec<(u32, Hook, Option<u32>)>, KernelError> {
+        self.attacher.out_of_place(interfaces, self.programs.ids())
+    }
+
+    /// Whether an image is in force.
+    #[must_use]
+    pub fn has_image(&self) -> bool {
+        self.banks.active().is_some()
     }
 
     /// Makes one step; `image` is the one that the plan was made for.
     pub fn apply(&mut self, step: &Step, image: &Image) -> Result<(), KernelError> {
         match step {
-            Step::ResetCounters { slot } => self.counters.reset(*slot),
+            Step::ResetCounters { slot } => {
+                fault::point("a counter is about to be reset");
+                self.counters.reset(*slot)
+            }
             Step::Write { bank, words } => {
-                self.banks.words_mut(*bank)[words.clone()]
-                    .copy_from_slice(&image.words()[words.clone()]);
+                fault::point("words are about to be written");
+                let (begin, half) = (words.start, words.start + words.len() / 2);
+                for words in [begin..half, half..words.end] {
+                    self.banks.words_mut(*bank)[words.clone()]
+                        .copy_from_slice(&image.words()[words]);
+                    fault::point("half of the words are written");
+                }
                 Ok(())
             }
-            Step::Activate { bank } => self.banks.activate(*bank),
+            Step::Activate { bank } => {
+                fault::point("an image is about to be in force");
+                self.banks.activate(*bank)?;
+                fault::point("an image is in force");
+                Ok(())
+            }
             Step::Link(step) => self.apply_link(step),
         }
     }
@@ -69,6 +97,7 @@ impl Kernel {
     /// Makes one step at an interface.
     pub fn apply_link(&mut self, step: &LinkStep) -> Result<(), KernelError> {
         let Self { pins, banks: _, counters: _, programs, attacher } = self;
+        fault::point("a program is about to be attached, replaced or taken away");
         match step {
             LinkStep::Attach { interface, hook } => {
                 attacher.attach(pins, programs.of(interface.program(*hook))?, interface, *hook)
@@ -76,14 +105,19 @@ impl Kernel {
             LinkStep::Replace { interface, hook } => {
                 attacher.replace(pins, programs.of(interface.program(*hook))?, interface, *hook)
             }
+            LinkStep::Retake { interface, hook } => {
+                attacher.retake(pins, programs, interface, *hook)
+            }
             LinkStep::Detach { index, hook } => attacher.detach(pins, *index, *hook),
         }
     }
 
-    /// Takes away what an agent with another [`Attach`] left; to be called when everything is
-    /// attached in this one's manner.
-    pub fn retire_other_manner(&mut self) -> Result<(), KernelError> {
-        self.attacher.retire_other(&self.pins)
+    /// Takes away what an agent with another [`Attach`] or of another ABI left; to be called when
+    /// everything is attached in this one's manner.
+    pub fn retire_others(&mut self) -> Result<(), KernelError> {
+        fault::point("what others left is about to go");
+        self.attacher.retire_other(&self.pins)?;
+        self.pins.retire_other_versions()
     }
 
     /// The counters.

@@ -17,6 +17,7 @@ use enforcer_ebpf::{
 use enforcer_policy::plan::Program;
 
 use super::{BPF_OBJECT, CounterTable, KernelError, Pins, attach::ProgramIds, banks::Banks};
+use crate::fault;
 
 /// Maps that the programs share with the agent.
 const MAPS: [&str; 10] = [
@@ -43,6 +44,9 @@ pub(super) struct Loaded {
 pub(super) struct Programs {
     /// Keeps the object's programs.
     object: Ebpf,
+    /// The same once more, loaded when a program must hang twice on a hook for a moment.
+    twin: Option<Ebpf>,
+    ids: ProgramIds,
 }
 
 impl Programs {
@@ -52,31 +56,63 @@ impl Programs {
     }
 
     /// Their numbers in the kernel.
-    pub(super) fn ids(&mut self) -> Result<ProgramIds, KernelError> {
-        let mut ids = ProgramIds::new();
-        for program in Program::ALL {
-            let info = self.of(program)?.info().map_err(|source| KernelError::Program {
-                action: "read",
-                name: program.name().to_owned(),
+    pub(super) fn ids(&self) -> &ProgramIds {
+        &self.ids
+    }
+
+    /// A copy of a program that does not hang at this place; the kernel takes each only once there.
+    pub(super) fn spare(
+        &mut self,
+        pins: &Pins,
+        program: Program,
+        hangs: impl Fn(u32) -> bool,
+    ) -> Result<&mut SchedClassifier, KernelError> {
+        let name = program.name();
+        if !hangs(id(classifier(&mut self.object, name)?, name)?) {
+            return classifier(&mut self.object, name);
+        }
+        let twin = match &mut self.twin {
+            Some(twin) => twin,
+            empty => empty.insert(open_object(pins)?),
+        };
+        let copy = classifier(twin, name)?;
+        if copy.fd().is_err() {
+            copy.load().map_err(|source| KernelError::Program {
+                action: "load",
+                name: name.to_owned(),
                 source: Box::new(source),
             })?;
-            ids.insert(info.id(), program);
+            self.ids.insert(id(copy, name)?, program);
         }
-        Ok(ids)
+        classifier(twin, name)
     }
 }
 
-/// Loads the embedded object against the pinned maps.
-pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
+fn id(program: &SchedClassifier, name: &'static str) -> Result<u32, KernelError> {
+    let info = program.info().map_err(|source| KernelError::Program {
+        action: "read",
+        name: name.to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(info.id())
+}
+
+fn open_object(pins: &Pins) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     for name in MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
-    let mut object =
-        loader.load(BPF_OBJECT).map_err(|source| KernelError::Load(Box::new(source)))?;
-    for program in Program::ALL {
-        let path = pins.program(program);
-        let name = program.name();
+    loader.load(BPF_OBJECT).map_err(|source| KernelError::Load(Box::new(source)))
+}
+
+/// Loads the embedded object against the pinned maps.
+pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
+    let mut object = open_object(pins)?;
+    let mut ids = ProgramIds::new();
+    for kind in Program::ALL {
+        fault::point("a program is about to be loaded");
+        let path = pins.program(kind);
+        let name = kind.name();
         let program = classifier(&mut object, name)?;
         program.load().map_err(|source| KernelError::Program {
             action: "load",
@@ -89,6 +125,7 @@ pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
                 source: Box::new(source),
             })
         })?;
+        ids.insert(id(program, name)?, kind);
     }
     take(&mut object, pins, MAP_IMAGES, Ok)?;
     let grace = take(&mut object, pins, MAP_GRACE, ArrayOfMaps::try_from)?;
@@ -97,7 +134,7 @@ pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
     Ok(Loaded {
         banks: Banks::open(pins, grace)?,
         counters: CounterTable::new(clusters, reasons),
-        programs: Programs { object },
+        programs: Programs { object, twin: None, ids },
     })
 }
 
@@ -164,5 +201,6 @@ fn replace_pin(
         fs::remove_file(&beside).map_err(failed("remove"))?;
     }
     pin(&beside)?;
+    fault::point("a program is pinned beside its former one");
     fs::rename(&beside, path).map_err(failed("replace"))
 }

@@ -5,7 +5,9 @@
 //! BPFFS/v1/program-ingress-uplink-ethernet …          programs, for `test_run` by others
 //! BPFFS/v1/links/INTERFACE-NUMBER-ingress …-egress    links of TCX
 //! ```
-//! The number in the folder's name is the ABI's, so that builds of different ABIs never meet.
+//! The number in the folder's name is the ABI's, so that builds of different ABIs never meet in a map.
+//! Links of another ABI's folder are taken over, one by one, and the folder goes when none is left:
+//! [`Pins::present_link`], [`Pins::adopt_link`], [`Pins::retire_other_versions`].
 
 use std::{
     collections::BTreeSet,
@@ -25,6 +27,7 @@ use nix::{
 };
 
 use super::KernelError;
+use crate::fault;
 
 /// Source name of a file system that the agent mounted itself, as /proc/self/mountinfo shows it.
 const MOUNT_SOURCE: &str = "enforcer";
@@ -36,6 +39,8 @@ const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 #[derive(Debug)]
 pub struct Pins {
     folder: PathBuf,
+    /// Folders that agents of other ABIs left.
+    others: Vec<PathBuf>,
     _lock: Flock<File>,
 }
 
@@ -57,7 +62,11 @@ impl Pins {
             source,
         })?;
         match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { folder, _lock: lock }),
+            Ok(lock) => {
+                let mut others = list(bpffs)?;
+                others.retain(|path| is_version_folder(path) && *path != folder);
+                Ok(Self { folder, others, _lock: lock })
+            }
             Err((_, Errno::EWOULDBLOCK)) => Err(KernelError::Locked { path: bpffs.into() }),
             Err((_, errno)) => {
                 Err(KernelError::Pin { action: "lock", path: bpffs.into(), source: errno.into() })
@@ -89,9 +98,71 @@ impl Pins {
         link_in(&self.folder, interface, hook)
     }
 
-    /// Interface numbers and hooks of all pinned links.
+    /// Pin of the link on a hook of an interface, or the one that an agent of another ABI left there.
+    #[must_use]
+    pub fn present_link(&self, interface: u32, hook: Hook) -> PathBuf {
+        let own = self.link(interface, hook);
+        if own.exists() {
+            return own;
+        }
+        let others = self.others.iter().map(|folder| link_in(folder, interface, hook));
+        others.into_iter().find(|path| path.exists()).unwrap_or(own)
+    }
+
+    /// Moves the pin of a link of another ABI's agent into this one's folder.
+    pub(super) fn adopt_link(&self, interface: u32, hook: Hook) -> Result<(), KernelError> {
+        let (own, present) = (self.link(interface, hook), self.present_link(interface, hook));
+        if own != present {
+            fs::rename(&present, &own).map_err(|source| failed("move", &present, source))?;
+        }
+        Ok(())
+    }
+
+    /// Pins a link, in place of one that may be pinned there; that one goes.
+    pub(super) fn put_link(
+        &self,
+        interface: u32,
+        hook: Hook,
+        pin: impl FnOnce(&Path) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        let (path, present) = (self.link(interface, hook), self.present_link(interface, hook));
+        if !present.exists() {
+            return pin(&path);
+        }
+        let beside = self.folder.join("link-new");
+        remove_file(&beside)?;
+        pin(&beside)?;
+        fault::point("a second link is pinned beside the first");
+        fs::rename(&beside, &path).map_err(|source| failed("replace", &path, source))?;
+        if present != path {
+            remove_file(&present)?;
+        }
+        Ok(())
+    }
+
+    /// Interface numbers and hooks of all pinned links, those of other ABIs' agents included.
     pub fn links(&self) -> Result<BTreeSet<(u32, Hook)>, KernelError> {
-        links_in(&self.folder)
+        let mut links = links_in(&self.folder)?;
+        for folder in &self.others {
+            links.extend(links_in(folder)?);
+        }
+        Ok(links)
+    }
+
+    /// Whether agents of other ABIs left something.
+    #[must_use]
+    pub fn has_other_versions(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// Removes what agents of other ABIs left, to be called when every interface is guarded by this one.
+    pub(super) fn retire_other_versions(&mut self) -> Result<(), KernelError> {
+        for folder in std::mem::take(&mut self.others) {
+            fault::point("a former ABI's folder is about to go");
+            let pins = remove(&folder)?;
+            tracing::info!(folder = %folder.display(), pins, "a former ABI's pins are gone");
+        }
+        Ok(())
     }
 }
 
@@ -121,6 +192,10 @@ fn link_in(folder: &Path, interface: u32, hook: Hook) -> PathBuf {
 fn links_in(folder: &Path) -> Result<BTreeSet<(u32, Hook)>, KernelError> {
     let folder = folder.join("links");
     let mut links = BTreeSet::new();
+    // An agent that was ended early may have left a folder without this one.
+    if !folder.exists() {
+        return Ok(links);
+    }
     for path in list(&folder)? {
         let name = path.file_name().and_then(|name| name.to_str());
         links.extend(name.and_then(link_place));
@@ -185,7 +260,7 @@ pub(super) fn clean(bpffs: &Path) -> Result<usize, KernelError> {
 }
 
 fn version_folder(bpffs: &Path) -> PathBuf {
-    bpffs.join(format!("v{ABI_VERSION}"))
+    bpffs.join(format!("v{}", fault::abi().unwrap_or(ABI_VERSION)))
 }
 
 fn is_version_folder(path: &Path) -> bool {

@@ -12,8 +12,22 @@ use enforcer_policy::plan::Hook;
 /// As many as the kernel allows on one hook (`BPF_MPROG_MAX`).
 const MOST: usize = 64;
 
+/// What hangs on a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hung {
+    /// Number of the program.
+    pub(super) program: u32,
+    /// Number of its link; 0 for a program without one.
+    pub(super) link: u32,
+}
+
 /// Numbers of the links on this hook, in their order; 0 for a program without a link.
 pub(super) fn links(index: u32, hook: Hook) -> io::Result<Vec<u32>> {
+    Ok(chain(index, hook)?.into_iter().map(|hung| hung.link).collect())
+}
+
+/// Everything on this hook, in the order in which packets meet it.
+pub(super) fn chain(index: u32, hook: Hook) -> io::Result<Vec<Hung>> {
     let mut programs = [0u32; MOST];
     let mut links = [0u32; MOST];
     // SAFETY: a union of integers, for which all zeroes is a value.
@@ -41,5 +55,6 @@ pub(super) fn links(index: u32, hook: Hook) -> io::Result<Vec<u32>> {
     }
     // SAFETY: the kernel has written how many there are.
     let count = unsafe { request.query.__bindgen_anon_2.prog_cnt };
-    Ok(links.into_iter().take(count as usize).collect())
+    let hung = programs.into_iter().zip(links).map(|(program, link)| Hung { program, link });
+    Ok(hung.take(count as usize).collect())
 }

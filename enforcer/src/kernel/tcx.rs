@@ -14,6 +14,7 @@ use enforcer_policy::plan::{Attachment, Attachments, Hook, Interface};
 use nix::{errno::Errno, net::if_::if_nametoindex};
 
 use super::{KernelError, Pins, attach::ProgramIds, pins, query};
+use crate::fault;
 
 /// Number of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -36,18 +37,42 @@ fn observe_one(
     current: &ProgramIds,
 ) -> Result<Attachment, KernelError> {
     let failed = |source| KernelError::Link { action: "read", index, source: Box::new(source) };
-    let link = FdLink::from(PinnedLink::from_pin(pins.link(index, hook)).map_err(failed)?);
+    let link = FdLink::from(PinnedLink::from_pin(pins.present_link(index, hook)).map_err(failed)?);
     let info = link.info().map_err(failed)?;
     // An error: there is no interface of that number.
-    let there = query::links(index, hook).is_ok_and(|links| links.contains(&info.id()));
+    let chain = query::chain(index, hook).unwrap_or_default();
+    let place = chain.iter().position(|hung| hung.link == info.id());
     Ok(match current.get(&info.program_id()) {
-        _ if !there => Attachment::Dangling,
+        _ if place.is_none() => Attachment::Dangling,
+        _ if place != Some(0) => Attachment::Displaced,
         Some(program) => Attachment::Current { program: *program },
         None => Attachment::Former,
     })
 }
 
-/// Attaches first in the chain, and pins the link.
+/// Whether a program of ours is the first that packets meet at this hook; and which one is if not.
+pub(super) fn is_first(
+    interface: &Interface,
+    hook: Hook,
+    current: &ProgramIds,
+) -> Result<(), Option<u32>> {
+    // An error: the interface is gone, as the node will say.
+    let Ok(chain) = query::chain(interface.index, hook) else { return Ok(()) };
+    let first = chain.first().map(|hung| hung.program);
+    let wanted = interface.program(hook);
+    match first {
+        Some(first) if current.get(&first) == Some(&wanted) => Ok(()),
+        other => Err(other),
+    }
+}
+
+/// Whether a program hangs there already: the kernel refuses it a second place on one hook.
+pub(super) fn hangs(program: u32, interface: &Interface, hook: Hook) -> bool {
+    let chain = query::chain(interface.index, hook).unwrap_or_default();
+    chain.iter().any(|hung| hung.program == program)
+}
+
+/// Attaches first in the chain, and pins the link in place of a former one, which goes with its pin.
 pub(super) fn attach(
     pins: &Pins,
     program: &mut SchedClassifier,
@@ -76,7 +101,7 @@ pub(super) fn replace(
 ) -> Result<(), KernelError> {
     let index = interface.index;
     let link_error = |source| KernelError::Link { action: "open", index, source: Box::new(source) };
-    let link = PinnedLink::from_pin(pins.link(index, hook)).map_err(link_error)?;
+    let link = PinnedLink::from_pin(pins.present_link(index, hook)).map_err(link_error)?;
     let link = SchedClassifierLink::try_from(FdLink::from(link)).map_err(link_error)?;
     match program.attach_to_link(link) {
         Ok(id) => {
@@ -85,7 +110,8 @@ pub(super) fn replace(
                 .take_link(id)
                 .map_err(|source| program_error("replace", interface, source))?;
             drop(link);
-            Ok(())
+            fault::point("a link leads to this build's program");
+            pins.adopt_link(index, hook)
         }
         // The interface of this link is gone, and its number was given to another one.
         Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
@@ -100,7 +126,7 @@ pub(super) fn replace(
 
 /// Removes the pin, which detaches.
 pub(super) fn detach(pins: &Pins, index: u32, hook: Hook) -> Result<(), KernelError> {
-    pins::remove_file(&pins.link(index, hook))
+    pins::remove_file(&pins.present_link(index, hook))
 }
 
 fn attach_type(hook: Hook) -> TcAttachType {
@@ -116,12 +142,14 @@ fn pin(pins: &Pins, link: SchedClassifierLink, index: u32, hook: Hook) -> Result
         index,
         source: Box::new(source),
     })?;
-    let path = pins.link(index, hook);
-    let pinned = link
-        .pin(&path)
-        .map_err(|source| KernelError::PinObject { path, source: Box::new(source) })?;
-    drop(pinned);
-    Ok(())
+    pins.put_link(index, hook, |path| {
+        let pinned = link.pin(path).map_err(|source| KernelError::PinObject {
+            path: path.into(),
+            source: Box::new(source),
+        })?;
+        drop(pinned);
+        Ok(())
+    })
 }
 
 fn program_error(action: &'static str, interface: &Interface, source: ProgramError) -> KernelError {

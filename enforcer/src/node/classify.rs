@@ -87,7 +87,11 @@ pub fn roles(facts: &Facts, node_addresses: &BTreeSet<IpAddr>) -> BTreeMap<u32, 
 }
 
 fn select(link: &Link, role: Role, state: &mut NodeState) {
-    let Link { index, name, arphrd, .. } = link;
+    let Link { index, name, arphrd, preempted, .. } = link;
+    state.unguardable.extend(
+        preempted
+            .map(|by| Unguardable { name: name.clone(), reason: UnguardableReason::Preempted(by) }),
+    );
     let side = match role {
         Role::PodFacing => Side::Pod,
         // Named by the operator, a device inside counts as one that strangers come through.

@@ -10,6 +10,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::Preemption;
+
 /// One consistent listing of links, addresses, routes and neighbours, and what pods' ends hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -45,6 +47,8 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Name of its port on a switch chip (`IFLA_PHYS_PORT_NAME`), `pf0vf1`.
     pub port_name: Option<String>,
+    /// What sees its packets before a program at ingress does.
+    pub preempted: Option<Preemption>,
 }
 
 /// The end of a pair that is in another network namespace.

@@ -15,7 +15,7 @@ use rtnetlink::{packet_core::DecodeError, packet_route::AddressFamily};
 
 use super::{
     Listing, NodeError,
-    facts::{Facts, Far},
+    facts::{Facts, Far, Link},
     wire,
 };
 use crate::netlink::{RequestError, Requests, Whole};
@@ -48,11 +48,7 @@ impl Lister {
     /// them, the events tell.
     pub(super) fn facts(&mut self) -> Result<Facts, NodeError> {
         Ok(Facts {
-            links: self
-                .all(Listing::Links, |payload| wire::link(payload).map(Some))?
-                .into_iter()
-                .map(|link| (link.index, link))
-                .collect(),
+            links: self.links()?,
             addresses: self.all(Listing::Addresses, wire::address)?,
             routes: {
                 let mut routes = self.all(Listing::RoutesV4, wire::route)?;
@@ -62,6 +58,12 @@ impl Lister {
             neighbours: self.all(Listing::Neighbours, wire::neighbour)?,
             pods: BTreeMap::new(),
         })
+    }
+
+    /// Lists network devices alone.
+    pub(super) fn links(&mut self) -> Result<BTreeMap<u32, Link>, NodeError> {
+        let links = self.all(Listing::Links, |payload| wire::link(payload).map(Some))?;
+        Ok(links.into_iter().map(|link| (link.index, link)).collect())
     }
 
     /// Addresses of a device in another network namespace; none where that is gone, or is not ours

@@ -40,6 +40,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A look without an event, should one have been lost.
 const SAFETY: Duration = Duration::from_secs(30);
 
+/// A look at network devices alone, since the kernel does not tell of XDP programs that links hold.
+const GLANCE: Duration = Duration::from_millis(500);
+
 /// Looks that are repeated at once because something changed meanwhile; then what was seen is
 /// published, for a node may never stand still.
 const REPEATS: usize = 1;
@@ -278,11 +281,12 @@ impl Session {
         settled: bool,
     ) -> Option<NodeError> {
         let (mut looked, mut pause, mut due) = (Instant::now(), PAUSE, !settled);
-        let mut told = true;
+        let (mut told, mut glanced) = (true, looked);
         let mut askers = Vec::new();
         loop {
             let look_at = looked + if due { pause } else { SAFETY };
-            let wake_at = self.pods.due().map_or(look_at, |ask_at| ask_at.min(look_at));
+            let wake_at = look_at.min(glanced + GLANCE);
+            let wake_at = self.pods.due().map_or(wake_at, |ask_at| ask_at.min(wake_at));
             let wait = wake_at.saturating_duration_since(Instant::now());
             if wait > Duration::ZERO {
                 tokio::select! {
@@ -301,6 +305,15 @@ impl Session {
                 }
             }
             let begin = Instant::now();
+            if askers.is_empty() && !due && begin < look_at && begin >= glanced + GLANCE {
+                glanced = begin;
+                match self.lister.links() {
+                    Ok(links) => due = links != self.facts.links,
+                    Err(NodeError::Torn { .. }) => due = true,
+                    Err(error) => return Some(error),
+                }
+                continue;
+            }
             if askers.is_empty() && begin < look_at {
                 if let Err(error) = self.ask_pods(Occasion::Due) {
                     return Some(error);
@@ -324,6 +337,7 @@ impl Session {
                 Err(error) => return Some(error),
             }
             looked = Instant::now();
+            glanced = looked;
             // Half of a processor at most, where devices are many and restless.
             pause = PAUSE.max(looked - begin);
         }

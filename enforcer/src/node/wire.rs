@@ -20,7 +20,7 @@ use rtnetlink::{
 };
 
 use super::{
-    Listing,
+    Listing, Preemption,
     facts::{Assigned, Far, Kind, Link, Lower, Neighbour, Route},
 };
 
@@ -62,6 +62,7 @@ pub(super) fn link(payload: &[u8]) -> Result<Link, DecodeError> {
     let header = LinkHeader::parse(payload)?;
     let (mut name, mut info_kind, mut lower) = (None, None, None);
     let (mut netns, mut controller, mut port_name) = (None, None, None);
+    let mut xdp = false;
     for attribute in attributes(payload, header.buffer_len()) {
         let attribute = attribute?;
         let value = attribute.value();
@@ -71,11 +72,17 @@ pub(super) fn link(payload: &[u8]) -> Result<Link, DecodeError> {
             libc::IFLA_LINK_NETNSID => netns = Some(parse_u32(value)?),
             libc::IFLA_MASTER => controller = Some(parse_u32(value)?),
             libc::IFLA_PHYS_PORT_NAME => port_name = Some(text(value)),
+            libc::IFLA_XDP => xdp = has_xdp(value)?,
             libc::IFLA_LINKINFO => info_kind = kind_in(value)?,
             _ => {}
         }
     }
     let kind = Kind::of(info_kind.as_deref());
+    let preempted = match info_kind.as_deref() {
+        _ if xdp => Some(Preemption::Xdp),
+        Some("netkit") => Some(Preemption::Netkit),
+        _ => None,
+    };
     // A namespace that is about to go has no number: -1.
     let named = netns.filter(|netns| i32::try_from(*netns).is_ok() && kind == Kind::Pair);
     let far = lower.zip(named).map(|(index, netns)| Far { index, netns });
@@ -93,7 +100,20 @@ pub(super) fn link(payload: &[u8]) -> Result<Link, DecodeError> {
         far,
         controller: controller.filter(|index| *index != 0),
         port_name,
+        preempted,
     })
+}
+
+/// Whether an XDP program hangs on a device, as `IFLA_XDP` says.
+fn has_xdp(value: &[u8]) -> Result<bool, DecodeError> {
+    const IFLA_XDP_ATTACHED: u16 = 2;
+    for attribute in NlasIterator::new(value) {
+        let attribute: NlaBuffer<&[u8]> = attribute?;
+        if attribute.kind() == IFLA_XDP_ATTACHED {
+            return Ok(attribute.value().first().is_some_and(|mode| *mode != 0));
+        }
+    }
+    Ok(false)
 }
 
 /// Reads an address of a network device; `None` where it is neither IPv4 nor IPv6.
@@ -275,6 +295,7 @@ mod tests {
             far: None,
             controller: Some(9),
             port_name: None,
+            preempted: None,
         };
         assert_eq!(link(&bytes).unwrap(), wanted);
     }

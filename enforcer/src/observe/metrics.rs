@@ -201,7 +201,7 @@ impl Scrape {
         gauge(
             "interfaces_drifted",
             "Guarded interfaces where it is gone, or others see packets first",
-            number(self.drifted()),
+            number(self.drifted() + report.contested),
         )?;
         gauge("problems", "Things that are wrong with the objects", number(report.problems.len()))?;
         gauge(
@@ -220,6 +220,13 @@ impl Scrape {
             number(observed.len() - hidden),
         )?;
         drop(gauge);
+        let retaken = ConstCounter::new(report.retaken);
+        retaken.encode(encoder.encode_descriptor(
+            "places_retaken",
+            "Times that a program's place on an interface was taken back from others",
+            None,
+            MetricType::Counter,
+        )?)?;
         let Some(enforced) = report.enforced else { return Ok(()) };
         let revisions =
             Info::new([("enforced", enforced.to_string()), ("wanted", report.wanted.to_string())]);
@@ -279,6 +286,13 @@ impl Scrape {
             "From the objects to the kernel, last time",
             report.took.as_secs_f64(),
         )?;
+        if let Some(open_for) = report.open_for {
+            seconds(
+                "open",
+                "From the agent's start to its first image in force; 0 where one was in force already",
+                open_for.as_secs_f64(),
+            )?;
+        }
         let age = source_stale_since.and_then(|since| SystemTime::now().duration_since(since).ok());
         seconds(
             "source_age",

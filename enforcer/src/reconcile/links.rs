@@ -11,11 +11,11 @@ use std::{
 
 use enforcer_policy::plan::{Interface, LinkStep, plan_links};
 
-use super::Report;
+use super::{Report, company::Company};
 use crate::{
     chain::chain,
     kernel::{Kernel, KernelError},
-    node::NodeState,
+    node::{NodeState, Preemption, Unguardable, UnguardableReason},
 };
 
 /// After this time no further step is begun.
@@ -32,8 +32,10 @@ pub(super) struct Links {
     /// Went away or changed before their turn: the node will say what became of them.
     gone: BTreeSet<u32>,
     retry: bool,
-    /// What an agent with another `--attach` left is gone.
+    /// What an agent with another `--attach` or ABI left is gone.
     alone: bool,
+    company: Company,
+    tolerated: BTreeSet<Preemption>,
 }
 
 impl Links {
@@ -48,20 +50,70 @@ impl Links {
         Ok(())
     }
 
+    /// Takes note of what the operator puts up with.
+    pub(super) fn tolerate(&mut self, tolerated: BTreeSet<Preemption>) {
+        self.tolerated = tolerated;
+    }
+
+    /// Looks whether others have taken our programs' places; whether there is something to tell or do.
+    pub(super) fn look(
+        &mut self,
+        kernel: &mut Kernel,
+        node: &NodeState,
+    ) -> Result<bool, KernelError> {
+        if !self.open.is_empty() || self.wanted != node.interfaces {
+            return Ok(false);
+        }
+        let mut settled = self.wanted.clone();
+        settled.retain(|it| !self.failed.contains_key(&it.index) && !self.gone.contains(&it.index));
+        let found = kernel.out_of_place(&settled)?;
+        let was_left = self.company.left().count();
+        self.company.only(|index| found.iter().any(|(disturbed, ..)| *disturbed == index));
+        if found.is_empty() {
+            return Ok(was_left > 0);
+        }
+        let now = Instant::now();
+        for interface in &settled {
+            let first = found.iter().find(|(index, ..)| *index == interface.index);
+            if let Some((_, _, first)) = first {
+                self.company.disturbs(interface, *first, now);
+            }
+        }
+        self.plan(kernel, node)?;
+        Ok(true)
+    }
+
     /// Takes a plan that was made for the interfaces of `node`.
     pub(super) fn begin(&mut self, steps: Vec<LinkStep>, node: &NodeState) {
         let missing = node.missing.iter();
         let missing = missing.map(|name| (name.clone(), "there is no such interface".to_owned()));
         let unguardable = node.unguardable.iter();
+        let tolerated = |one: &&Unguardable| match one.reason {
+            UnguardableReason::Preempted(by) => self.tolerated.contains(&by),
+            UnguardableReason::LinkLayer { .. } => false,
+        };
+        let unguardable = unguardable.filter(|one| !tolerated(one));
         let unguardable = unguardable.map(|one| (one.name.clone(), one.to_string()));
+        let mut company = std::mem::take(&mut self.company);
+        // Its number may be given to another one.
+        company.only(|index| node.interfaces.iter().any(|interface| interface.index == index));
+        let left = |step: &LinkStep| match step {
+            LinkStep::Attach { interface, .. }
+            | LinkStep::Replace { interface, .. }
+            | LinkStep::Retake { interface, .. } => company.leaves(interface.index),
+            LinkStep::Detach { .. } => false,
+        };
+        let steps: VecDeque<_> = steps.into_iter().filter(|step| !left(step)).collect();
         *self = Self {
             wanted: node.interfaces.clone(),
             absent: missing.chain(unguardable).collect(),
-            open: steps.into(),
+            open: steps,
             failed: BTreeMap::new(),
             gone: BTreeSet::new(),
             retry: false,
             alone: self.alone,
+            company,
+            tolerated: std::mem::take(&mut self.tolerated),
         };
     }
 
@@ -75,7 +127,9 @@ impl Links {
                 (Ok(()), _) => {}
                 (
                     Err(error),
-                    LinkStep::Attach { interface, .. } | LinkStep::Replace { interface, .. },
+                    LinkStep::Attach { interface, .. }
+                    | LinkStep::Replace { interface, .. }
+                    | LinkStep::Retake { interface, .. },
                 ) => {
                     self.retry |= error.is_transient();
                     if let KernelError::InterfaceGone { .. } = error {
@@ -91,7 +145,7 @@ impl Links {
         }
         // Not before: what the other one left may be all that guards an interface.
         if !self.alone && self.open.is_empty() && self.failed.is_empty() && self.gone.is_empty() {
-            match kernel.retire_other_manner() {
+            match kernel.retire_others() {
                 Ok(()) => self.alone = true,
                 Err(error) => {
                     self.retry = true;
@@ -108,13 +162,14 @@ impl Links {
 
     /// Says in a report how far it is.
     pub(super) fn tell(&self, report: &mut Report) {
-        let Self { wanted, absent, open, failed, gone, retry, alone: _ } = self;
+        let Self { wanted, absent, open, failed, gone, retry, alone: _, company, tolerated: _ } =
+            self;
         let awaited: BTreeSet<u32> = open
             .iter()
             .filter_map(|step| match step {
-                LinkStep::Attach { interface, .. } | LinkStep::Replace { interface, .. } => {
-                    Some(interface.index)
-                }
+                LinkStep::Attach { interface, .. }
+                | LinkStep::Replace { interface, .. }
+                | LinkStep::Retake { interface, .. } => Some(interface.index),
                 LinkStep::Detach { .. } => None,
             })
             .chain(gone.iter().copied())
@@ -123,8 +178,11 @@ impl Links {
             wanted.iter().cloned().partition(|interface| awaited.contains(&interface.index));
         report.attaching = attaching;
         report.guarded = settled;
-        report.guarded.retain(|interface| !failed.contains_key(&interface.index));
-        report.unguarded = absent.iter().chain(failed.values()).cloned().collect();
+        let unguarded = absent.iter().chain(failed.values()).chain(company.left());
+        report.unguarded = unguarded.cloned().collect();
+        report.guarded.retain(|it| !report.unguarded.iter().any(|(name, _)| *name == it.name));
+        report.retaken = company.retaken();
+        report.contested = company.left().count();
         report.retry = *retry || report.failure.is_some();
     }
 }

@@ -104,9 +104,10 @@ fn bank(images: &[(Image, Assignment)], draw: &mut Draw<'_>) -> Vec<u64> {
 fn attachments(draw: &mut Draw<'_>) -> Attachments {
     let attachments = (0..draw.below(9)).map(|_| {
         let place = (draw.below(6) as u32, Hook::ALL[draw.below(2)]);
-        let attachment = match draw.below(3) {
+        let attachment = match draw.below(4) {
             0 => Attachment::Former,
             1 => Attachment::Dangling,
+            2 => Attachment::Displaced,
             _ => {
                 Attachment::Current { program: Program::ALL[draw.below(Program::ALL.len() as u8)] }
             }
@@ -142,7 +143,7 @@ fn carry_out(links: &mut Attachments, step: &LinkStep) {
             let before = links.insert(place, Attachment::Current { program });
             assert_eq!(before, None, "two programs at one place: {step:?}");
         }
-        LinkStep::Replace { interface, hook } => {
+        LinkStep::Replace { interface, hook } | LinkStep::Retake { interface, hook } => {
             let program = interface.program(*hook);
             let place = (interface.index, *hook);
             let before = links.insert(place, Attachment::Current { program });

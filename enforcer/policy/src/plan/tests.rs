@@ -23,7 +23,7 @@ fn carry_out(attachments: &mut Attachments, step: &LinkStep) {
                 attachments.insert((interface.index, *hook), Attachment::Current { program });
             assert_eq!(before, None, "two programs at one place: {step:?}");
         }
-        LinkStep::Replace { interface, hook } => {
+        LinkStep::Replace { interface, hook } | LinkStep::Retake { interface, hook } => {
             let program = interface.program(*hook);
             let before =
                 attachments.insert((interface.index, *hook), Attachment::Current { program });
@@ -39,10 +39,16 @@ fn carry_out(attachments: &mut Attachments, step: &LinkStep) {
 fn whatever_hangs_there_the_plan_leads_to_what_is_wanted_and_then_to_nothing_more() {
     let (up, pod) = (interface(2, Side::Uplink), interface(7, Side::Pod));
     let wrong = Attachment::Current { program: interface(7, Side::Uplink).program(Hook::Ingress) };
-    let states = [None, Some(wrong), Some(Attachment::Former), Some(Attachment::Dangling)];
+    let states = [
+        None,
+        Some(wrong),
+        Some(Attachment::Former),
+        Some(Attachment::Displaced),
+        Some(Attachment::Dangling),
+    ];
     let wanted: Attachments = current(&up).into_iter().chain(current(&pod)).collect();
-    for number in 0..64 {
-        let [a, b, c] = [number / 16, number / 4 % 4, number % 4].map(|state: usize| states[state]);
+    for number in 0..125 {
+        let [a, b, c] = [number / 25, number / 5 % 5, number % 5].map(|state: usize| states[state]);
         let mut attachments: Attachments = [
             ((2, Hook::Ingress), a),
             ((7, Hook::Ingress), b),
@@ -78,6 +84,7 @@ fn uplinks_come_before_pods_judging_before_recording_and_taking_away_last() {
         .map(|step| match step {
             LinkStep::Attach { interface, hook } => ("attach", interface.index, hook),
             LinkStep::Replace { interface, hook } => ("replace", interface.index, hook),
+            LinkStep::Retake { interface, hook } => ("retake", interface.index, hook),
             LinkStep::Detach { index, hook } => ("detach", index, hook),
         })
         .collect();

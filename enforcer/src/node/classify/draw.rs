@@ -38,6 +38,7 @@ impl Node {
             far: None,
             controller: None,
             port_name: None,
+            preempted: None,
         };
         self.0.links.insert(index, link);
         self
