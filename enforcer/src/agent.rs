@@ -15,6 +15,7 @@ use std::{
 use enforcer_policy::{
     changes::Change,
     model::{Snapshot, ThisNode},
+    problem::Problem,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -27,7 +28,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::due::Due;
 use crate::{
     args::{self, EgressDnsOption, Places, Run},
-    kernel::{self, CounterTable, EventRing, Kernel, KernelError},
+    kernel::{self, EventRing, Kernel, KernelError, RecentSources},
+    memory,
     names::Names,
     node::{self, NodeState},
     observe::{
@@ -35,6 +37,7 @@ use crate::{
         drops::{self, Drops},
         events, lease,
         socket::{self, Answers},
+        sources,
     },
     reconcile::{Reconciler, Report},
     source::{
@@ -80,13 +83,15 @@ pub struct Status {
     pub report: Report,
     /// Since when the source cannot be read.
     pub source_stale_since: Option<SystemTime>,
+    /// What recent traffic gives away.
+    pub observed: Arc<Vec<Problem>>,
 }
 
 impl Status {
     /// Why `/readyz` says no, in words; empty if it says yes.
     #[must_use]
     pub fn not_ready(&self) -> Vec<String> {
-        let Self { report, source_stale_since: _ } = self;
+        let Self { report, source_stale_since: _, observed: _ } = self;
         let mut reasons = Vec::new();
         match report.enforced {
             None => reasons.push("no image is enforced yet".to_owned()),
@@ -126,6 +131,9 @@ impl Status {
 /// Time after which a failed attempt is made again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Without news for this long, memory that a change took is given back.
+const REST: Duration = Duration::from_secs(2);
+
 /// Time that a change of the objects waits for a look at the node; mostly a few milliseconds.
 const CATCH_UP: Duration = Duration::from_millis(30);
 
@@ -138,6 +146,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         kubermatic_namespace: run.kubermatic_namespace.clone(),
         guard_pods: run.guard_pods(),
         egress: run.egress(),
+        limits: run.limits(),
     };
     let state = State::open(&run.places.state)?;
     let former = state.load();
@@ -147,7 +156,8 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let listener = observe::bind(run.listen)
         .await
         .map_err(|source| AgentError::Listen { address: run.listen, source })?;
-    let counters = CounterTable::open(&run.places.bpffs)?;
+    let metrics = Metrics::open(&run.places.bpffs)?;
+    let change_took = metrics.change_durations();
     let mut names = Names::start(state.clone());
     let mut reconciler = Reconciler::new(kernel, settings, former);
     reconciler.learn_names(names.current().as_ref().clone());
@@ -165,8 +175,17 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let events = EventRing::open(&run.places.bpffs)?;
     let drops = Drops::default();
     tasks.spawn(drops::read(events, drops.clone(), statuses.clone(), cancelled.clone()));
+    let (found, mut observations) = watch::channel(Arc::default());
+    tasks.spawn(sources::look(
+        Arc::new(RecentSources::open(&run.places.bpffs)?),
+        drops.clone(),
+        to_save.clone(),
+        statuses.clone(),
+        found,
+        cancelled.clone(),
+    ));
     tell_operators(&run, &state, drops, &statuses, &to_save, &tasks, &cancelled);
-    tasks.spawn(observe::serve(listener, statuses, Metrics::new(counters), cancelled.clone()));
+    tasks.spawn(observe::serve(listener, statuses, metrics, cancelled.clone()));
     let saver = state::keep_saved(state, to_save);
     tasks.close();
 
@@ -174,6 +193,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut due = Due::Image;
     let mut known = Arc::default();
     let mut again = None;
+    let mut give_back = None;
     loop {
         publish_node_addresses(&node_addresses, &objects, &run.node, reconciler.former());
         let seen = node_states.borrow_and_update().clone();
@@ -194,12 +214,18 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         known = seen;
         names.want(reconciler.names());
         log(&status.borrow().report, &report);
+        if report.steps > 0 {
+            change_took.observe(report.took.as_secs_f64());
+        }
         // News does not put off what is already due.
         let now = Instant::now();
         let later = || again.filter(|at| *at > now).unwrap_or(now + RETRY);
         again = report.retry.then(later);
+        give_back = if due == Due::Image { Some(now + REST) } else { give_back };
         let after_failure = if report.failure.is_some() { Due::Image } else { Due::Interfaces };
-        status.send_replace(Arc::new(Status { report, source_stale_since: objects.stale_since }));
+        let observed = Arc::clone(&observations.borrow_and_update());
+        let source_stale_since = objects.stale_since;
+        status.send_replace(Arc::new(Status { report, source_stale_since, observed }));
         // In this order: what is left over of the last plan waits for all news.
         due = tokio::select! {
             biased;
@@ -218,8 +244,14 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
                 reconciler.learn_names(found.as_ref().clone());
                 Due::Image
             }
+            Ok(()) = observations.changed() => Due::Rest,
             () = yield_now(), if reconciler.is_open() => Due::Rest,
             () = wait_until(again) => after_failure,
+            () = wait_until(give_back) => {
+                give_back = None;
+                memory::give_back();
+                Due::Rest
+            }
         };
     }
     tracing::info!("stops; what is enforced stays in force");

@@ -13,7 +13,7 @@ use crate::{
     debug::Debug,
     kernel::Attach,
     node::Selection,
-    source::{Destination, EgressDns, EgressSettings, GuardPods, kubernetes::Hold},
+    source::{Destination, EgressDns, EgressSettings, GuardPods, Limits, kubernetes::Hold},
 };
 
 /// Enforces in the kernel of a seed node who may reach each user cluster's API server.
@@ -134,6 +134,10 @@ pub struct Run {
     /// Namespace of KKP's own services.
     #[arg(long, value_name = "NAME", default_value = "kubermatic")]
     pub kubermatic_namespace: String,
+    /// Entries that one cluster's list may have. A longer one does not count: the list before it is
+    /// kept, and without one the cluster admits nobody but exemptions.
+    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().ranges)]
+    pub max_ranges_per_cluster: usize,
     /// Options of the source `kubernetes`.
     #[command(flatten)]
     pub kubernetes: KubernetesOptions,
@@ -181,6 +185,12 @@ impl Run {
         }
     }
 
+    /// What one cluster may use up.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { ranges: self.max_ranges_per_cluster, ..Limits::default() }
+    }
+
     /// Whether pod addresses are guarded as destinations.
     #[must_use]
     pub fn guard_pods(&self) -> GuardPods {
@@ -190,12 +200,17 @@ impl Run {
     /// What API servers may connect to besides what objects say.
     #[must_use]
     pub fn egress(&self) -> EgressSettings {
-        EgressSettings {
-            dns: match self.egress_dns {
-                EgressDnsOption::Any => EgressDns::Any,
-                EgressDnsOption::Derived => EgressDns::Derived,
-            },
-            allow: self.egress_allow.clone(),
+        EgressSettings { dns: self.egress_dns.choice(), allow: self.egress_allow.clone() }
+    }
+}
+
+impl EgressDnsOption {
+    /// What it means.
+    #[must_use]
+    pub fn choice(self) -> EgressDns {
+        match self {
+            Self::Any => EgressDns::Any,
+            Self::Derived => EgressDns::Derived,
         }
     }
 }
@@ -296,9 +311,11 @@ pub enum GuardPodsOption {
 }
 
 /// `--egress-dns`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EgressDnsOption {
     /// As KKP does: anybody, at port 53.
+    #[default]
     Any,
     /// The resolvers of cluster and seed, and what is allowed besides.
     Derived,

@@ -4,6 +4,7 @@
 //! nodes their Leases ([`nodes`]). Output: one view per command, as text or as JSON, and an exit code.
 //! Nothing here changes anything; a question that cannot be answered is one sentence on standard error.
 
+mod diff;
 mod drops;
 mod explain;
 mod list;
@@ -65,6 +66,9 @@ pub enum Question {
     /// What would become of a connection from SRC to a cluster or an address, and which range of which
     /// object decides that. Asks the programs in force; nothing is counted.
     Explain(explain::Options),
+    /// What the source as it is now, or a changed manifest, would change, and which recently admitted
+    /// sources that would cut. Ends with 3 if it would cut any.
+    Diff(diff::Options),
     /// Denied packets with time, interface, source, destination, cluster and reason.
     Drops(drops::Options),
     /// One API server: all its frontends, and every range with the object and field it came from.
@@ -83,6 +87,9 @@ pub enum DebugError {
     /// The question is not understood.
     #[error(transparent)]
     Explain(#[from] explain::ExplainError),
+    /// The objects cannot be compared.
+    #[error(transparent)]
+    Diff(#[from] diff::DiffError),
     /// The Leases cannot be read.
     #[error(transparent)]
     Nodes(#[from] nodes::NodesError),
@@ -157,6 +164,7 @@ pub fn run(debug: Debug) -> Result<ExitCode, DebugError> {
         Question::Explain(options) => {
             tell(&explain::view(&Sight::look(&places)?, &options)?, output)
         }
+        Question::Diff(options) => tell(&diff::view(&Sight::look(&places)?, &options)?, output),
         Question::Show(options) => tell(&show::view(&Sight::look(&places)?, &options)?, output),
     }
 }

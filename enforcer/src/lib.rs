@@ -11,6 +11,7 @@ pub mod args;
 pub mod chain;
 pub mod debug;
 pub mod kernel;
+pub mod memory;
 pub mod names;
 mod netlink;
 pub mod node;

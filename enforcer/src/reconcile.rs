@@ -4,6 +4,7 @@
 //! in the [`Report`]. Images first: programs are attached afterwards, in slices ([`links`]).
 
 mod links;
+mod room;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,7 @@ use enforcer_policy::{
     image::{Assignment, CapacityError, Counted, Image, assign, counter_owners},
     model::{Mode, ObjectRef, Snapshot, ThisNode},
     plan::{Desired, Interface, LinkStep, Step, plan},
-    problem::{Problem, ProblemKind},
+    problem::{self, Problem, ProblemKind},
 };
 
 use ipnet::IpNet;
@@ -66,6 +67,10 @@ pub struct Report {
     pub frontends: usize,
     /// Policies of the image.
     pub policies: usize,
+    /// What the agent found out by itself.
+    pub learned: Learned,
+    /// What the lists and egress policies of the snapshot hold.
+    pub size: Size,
     /// Steps that changed the image.
     pub steps: usize,
     /// What the image in force changed, compared with the one before; nothing for the first one.
@@ -76,6 +81,32 @@ pub struct Report {
     pub failure: Option<String>,
     /// Whether another attempt may do what this one could not.
     pub retry: bool,
+}
+
+/// How much a snapshot holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Ranges of the Seed and of all clusters.
+    pub ranges: usize,
+    /// Peers of all clusters with gated egress.
+    pub peers: usize,
+    /// Clusters whose Namespace says audit.
+    pub audited: usize,
+}
+
+impl Size {
+    fn of(snapshot: &Snapshot) -> Self {
+        let clusters = || snapshot.clusters.values();
+        let of_seed = snapshot.seed.iter();
+        let of_seed =
+            of_seed.flat_map(|seed| seed.default_ranges.iter().chain(&seed.load_balancer_ranges));
+        let lists = clusters().filter_map(|cluster| cluster.allowed.as_ref()).chain(of_seed);
+        Self {
+            ranges: lists.map(|list| list.ranges.len()).sum(),
+            peers: clusters().filter_map(|it| it.egress.as_ref()).map(|it| it.peers.len()).sum(),
+            audited: clusters().filter(|cluster| cluster.mode == Mode::Audit).count(),
+        }
+    }
 }
 
 impl Report {
@@ -131,10 +162,10 @@ impl Reconciler {
     ) -> Report {
         let begin = Instant::now();
         let former = self.former.as_deref();
-        let Translated { snapshot, mut problems, names } =
+        let Translated { mut snapshot, mut problems, names } =
             translate(objects, &self.settings, this_node, &self.learned, former);
         self.names = names;
-        let (rules, conflicts) = self.compiler.compile(&snapshot);
+        let (mut rules, conflicts) = self.compiler.compile(&snapshot);
         problems.extend(conflicts);
         let ranges = node.local_ranges.iter();
         problems.extend(ranges.map(|range| any_ip(this_node, *range)));
@@ -143,9 +174,24 @@ impl Reconciler {
             audits: rules.mode == Mode::Audit,
             frontends: rules.frontends.len(),
             policies: rules.policies.len(),
+            size: Size::of(&snapshot),
+            learned: self.learned.clone(),
             ..Report::default()
         };
-        match self.apply(&rules, node, &mut report) {
+        let mut applied = self.apply(&rules, node, &mut report);
+        while let Err(Refusal::Capacity(CapacityError::Regions { .. })) = &applied {
+            let taken_back = room::make_room(&mut snapshot, self.former.as_deref());
+            if taken_back.is_empty() {
+                break;
+            }
+            problems.extend(taken_back);
+            (rules, _) = self.compiler.compile(&snapshot);
+            report.wanted = rules.revision;
+            report.policies = rules.policies.len();
+            applied = self.apply(&rules, node, &mut report);
+        }
+        report.took = begin.elapsed();
+        match applied {
             Ok(()) => {
                 let former = self.former.as_deref();
                 report.changes = former.map(|it| changes(it, &snapshot)).unwrap_or_default();
@@ -156,8 +202,8 @@ impl Reconciler {
         }
         problems.sort();
         problems.dedup();
+        let problems = problem::at_most(problems, self.settings.limits.problems);
         report.problems = problems;
-        report.took = begin.elapsed();
         self.report = report;
         self.proceed()
     }

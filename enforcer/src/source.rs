@@ -20,8 +20,8 @@ pub use self::{
     manifests::{Manifests, SourceError},
     store::Objects,
     translate::{
-        Destination, DestinationError, EgressDns, EgressSettings, GuardPods, Learned, Settings,
-        Translated, translate,
+        Destination, DestinationError, EgressDns, EgressSettings, GuardPods, Learned, Limits,
+        Settings, Translated, translate,
     },
 };
 

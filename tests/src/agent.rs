@@ -315,6 +315,12 @@ impl Agent {
         http::sample(&self.metrics()?, name, labels)
     }
 
+    /// The sum of all samples of `/metrics` with this name and at least these labels: what is zero may
+    /// not be there.
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
+        Ok(http::samples(&self.metrics()?, name, labels).iter().sum::<f64>() as u64)
+    }
+
     /// Everything logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

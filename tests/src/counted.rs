@@ -14,6 +14,8 @@ pub struct Counted {
     pub allowed: u64,
     /// To the cluster, dropped.
     pub denied: u64,
+    /// To the cluster, let through in audit mode only.
+    pub would_deny: u64,
     /// To any cluster: the source is exempt.
     pub exempt: u64,
     /// To any cluster: the source is neither in its list nor exempt.
@@ -32,6 +34,7 @@ impl Counted {
         Ok(Counted {
             allowed: packets("allowed"),
             denied: packets("denied"),
+            would_deny: packets("would_deny"),
             exempt: reason("exempt"),
             not_listed: reason("not_listed"),
         })
@@ -43,10 +46,11 @@ impl Sub for Counted {
 
     /// What was counted since `before`.
     fn sub(self, before: Counted) -> Counted {
-        let Counted { allowed, denied, exempt, not_listed } = before;
+        let Counted { allowed, denied, would_deny, exempt, not_listed } = before;
         Counted {
             allowed: self.allowed - allowed,
             denied: self.denied - denied,
+            would_deny: self.would_deny - would_deny,
             exempt: self.exempt - exempt,
             not_listed: self.not_listed - not_listed,
         }

@@ -29,7 +29,7 @@
 //! 8. [`control_plane`] is a real API server for the nodes of a topology, or by itself;
 //!    [`watched`] is a stage whose agents read it with the rights that `deploy/base` gives them.
 //!    [`container`] runs the image on a node.
-//! 9. [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above.
+//! 9. [`floor`] says what a packet costs a program; [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -58,6 +58,7 @@ pub mod control_plane;
 pub mod counted;
 pub mod entrances;
 pub mod exec;
+pub mod floor;
 pub mod gated;
 pub mod http;
 pub mod kube;

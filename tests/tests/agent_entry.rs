@@ -294,5 +294,5 @@ fn table(answers: &[(&Entrance, Answer<'_>)]) {
 }
 
 fn counted(agent: &Agent, reason: &str) -> u64 {
-    agent.metric("enforcer_verdicts_total", &[("reason", reason)]).unwrap() as u64
+    agent.count("enforcer_verdicts_total", &[("reason", reason)]).unwrap()
 }

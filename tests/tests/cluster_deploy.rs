@@ -152,7 +152,7 @@ fn uninstalling_takes_the_agents_place_and_leaves_nothing() {
 }
 
 #[test]
-fn rules_read_metrics_that_the_agent_has_from_pods_that_are_selected() {
+fn rules_and_dashboard_read_metrics_that_the_agent_has_from_pods_that_are_selected() {
     let control_plane = ControlPlane::alone().unwrap();
     let objects = control_plane.render("overlays/monitoring").unwrap();
     let of = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap();
@@ -163,9 +163,13 @@ fn rules_read_metrics_that_the_agent_has_from_pods_that_are_selected() {
     assert_eq!(monitor["podMetricsEndpoints"][0]["port"], port["name"]);
     assert_eq!(port["containerPort"], 9464);
 
-    let stage = Stage::customary().unwrap();
+    let mut stage = Stage::customary().unwrap();
+    stage.cluster = stage.cluster.allow(&["198.51.100.0/24", "2001:db8:51::/64"]);
+    stage.publish().unwrap();
     let installation = stage.installation().unwrap();
     let agent = installation.start().unwrap();
+    // Somebody is let in and somebody is not: what is zero is not there.
+    assert_eq!(stage.surprises(&["listed"]), [""; 0]);
     let fresh = agent.metrics().unwrap();
     // A source that is gone has a metric of its own.
     agent
@@ -183,12 +187,27 @@ fn rules_read_metrics_that_the_agent_has_from_pods_that_are_selected() {
     let mut read = BTreeSet::new();
     for rule in groups.iter().flat_map(|group| group["rules"].as_array().unwrap()) {
         let text = rule["expr"].as_str().unwrap();
-        metrics(&parser::parse(text).unwrap_or_else(|error| panic!("{text}: {error}")), &mut read);
+        metrics(&parsed(text), &mut read);
     }
-    assert!(read.len() >= 5, "{read:?}");
+    assert!(read.len() >= 8, "{read:?}");
+    let in_rules = read.len();
+    let dashboard = of("ConfigMap")["data"]["enforcer.json"].as_str().unwrap();
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    for target in targets {
+        // Grafana's own variables stand where PromQL has a duration and a regular expression.
+        let text = target["expr"].as_str().unwrap().replace("$__rate_interval", "5m");
+        metrics(&parsed(&text), &mut read);
+    }
+    assert!(read.len() >= in_rules + 8, "{read:?}");
     for metric in read {
         assert!(known.contains(metric.as_str()), "{metric} is none of {known:?}");
     }
+}
+
+fn parsed(text: &str) -> Expr {
+    parser::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 /// The metrics that an expression reads.

@@ -16,7 +16,12 @@ use crate::packages::{BENCH, install, missing};
 use crate::project::Project;
 
 /// `cargo xtask bench`.
-pub(crate) fn run(project: &Project, part: &str, quick: bool, args: &[OsString]) -> Result<ExitCode> {
+pub(crate) fn run(
+    project: &Project,
+    part: &str,
+    quick: bool,
+    args: &[OsString],
+) -> Result<ExitCode> {
     build_for_root(project, "bench")?.bench_object(project)?;
     // Without them the report says what was left out.
     if let Err(error) = install(project, &Machine::observe(), &missing(BENCH)) {

@@ -1,4 +1,4 @@
-//! The demo, and `enforcer debug` of the built agent.
+//! The demo.
 //!
 //! Input: arguments to pass on. Output: the program's own output and exit code. Invariant: xtask
 //! becomes the program, so that Ctrl-C and SIGTERM reach the one that has to clean up.
@@ -47,14 +47,6 @@ pub(crate) fn prepared(project: &Project) -> Result<Command> {
     let mut demo = program(project, project.target().join("debug/demo"));
     with_product(&mut demo, project);
     Ok(demo)
-}
-
-/// `cargo xtask debug`.
-pub(crate) fn debug(project: &Project, args: &[OsString]) -> Result<ExitCode> {
-    if !project.agent().exists() {
-        bail!("there is no agent yet; run: cargo xtask build");
-    }
-    Err(become_program(program(project, project.agent()).arg("debug").args(args)))
 }
 
 /// sudo replaces these, and with them the way to cargo.

@@ -10,7 +10,9 @@ mod bench;
 mod build;
 mod child;
 mod control_plane;
+mod debug;
 mod demo;
+mod fuzz;
 mod go;
 mod image;
 mod machine;
@@ -76,8 +78,19 @@ enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// Run `enforcer debug` of the built agent
+    /// Fuzz parser, decision, translation, compiler and planner, guided by coverage
+    Fuzz {
+        /// How long each target is fuzzed
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Only these targets
+        #[arg(value_name = "TARGET", value_parser = PossibleValuesParser::new(fuzz::TARGETS))]
+        targets: Vec<String>,
+    },
+    /// Run `enforcer debug` of the built agent, or that of a pod
     Debug {
+        #[command(flatten)]
+        place: debug::Place,
         /// Arguments of `enforcer debug`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -98,7 +111,8 @@ fn main() -> ExitCode {
         Command::Demo { args } => demo::run(&project, &args),
         Command::Test { tiers, args } => test::run(&project, &tiers, &args),
         Command::Bench { part, quick, args } => bench::run(&project, &part, quick, &args),
-        Command::Debug { args } => demo::debug(&project, &args),
+        Command::Debug { place, args } => debug::run(&project, &place, &args),
+        Command::Fuzz { minutes, targets } => fuzz::run(&project, &targets, minutes),
         Command::Image => image::run(&project),
         Command::ControlPlane => control_plane::run(&project),
         Command::Lint => test::run(&project, &["lint".to_owned()], &[]),

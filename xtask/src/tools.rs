@@ -1,4 +1,4 @@
-//! Cargo tools of pinned versions: bpf-linker and cargo-deny.
+//! Cargo tools of pinned versions: bpf-linker, cargo-deny and cargo-fuzz.
 //!
 //! Input: a toolchain. Output: the path of a fitting tool. Invariant: tools are installed in the
 //! project's own folder, never in the user's.
@@ -18,6 +18,7 @@ const BPF_LINKER_VERSION: &str = "0.13.0";
 /// The LLVM of the package table.
 const PACKAGED_LLVM: u32 = 22;
 const CARGO_DENY_VERSION: &str = "0.20.2";
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
 /// A bpf-linker that reads what the toolchain's LLVM writes.
 pub(crate) fn bpf_linker(
@@ -67,6 +68,18 @@ pub(crate) fn cargo_deny(project: &Project) -> Result<PathBuf> {
     Ok(ours)
 }
 
+/// cargo-fuzz, which builds and runs fuzz targets.
+pub(crate) fn cargo_fuzz(project: &Project) -> Result<PathBuf> {
+    let ours = project.tools().join("bin/cargo-fuzz");
+    if version_of(project, &ours).is_some_and(|version| version == CARGO_FUZZ_VERSION) {
+        return Ok(ours);
+    }
+    announce("installing cargo-fuzz into .tools", "about 20 s");
+    run_as_progress(&mut install(project, "cargo-fuzz", CARGO_FUZZ_VERSION))
+        .context("cannot build cargo-fuzz")?;
+    Ok(ours)
+}
+
 fn install(project: &Project, name: &str, version: &str) -> Command {
     let mut install = cargo(project);
     install
@@ -75,7 +88,7 @@ fn install(project: &Project, name: &str, version: &str) -> Command {
         // Flags meant for this project would break the tools.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    // Both run for moments: optimised, cargo-deny alone takes over 4 minutes to build on 2 cores.
+    // They run for moments: optimised, cargo-deny alone takes over 4 minutes to build on 2 cores.
     for (setting, value) in
         [("LTO", "off"), ("OPT_LEVEL", "0"), ("CODEGEN_UNITS", "16"), ("DEBUG", "0")]
     {

@@ -1,6 +1,6 @@
 //! What is wrong with the input, in a form that people, Events and metrics can use.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,17 @@ pub enum ProblemKind {
         /// What is the matter, and what is done about it.
         reason: String,
     },
+    /// More than one cluster may have: of its list, what was in force before is kept, and without that
+    /// nothing but exemptions is admitted.
+    OverLimit {
+        /// What there is too much of.
+        reason: String,
+    },
+    /// Further problems of one cluster, which are not told one by one.
+    More {
+        /// How many.
+        count: usize,
+    },
     /// The image has no room: the former one stays in force.
     Capacity {
         /// What is full, and its limit.
@@ -91,6 +102,42 @@ impl Problem {
         }
         value.chars().take(Self::VALUE_CHARACTERS).chain(['…']).collect()
     }
+}
+
+/// Tells at most so many problems of each cluster, and how many more there are: their number is up to
+/// the cluster's owner. Input and output are in order.
+#[must_use]
+pub fn at_most(problems: Vec<Problem>, per_cluster: usize) -> Vec<Problem> {
+    let (told, others): (Vec<_>, _) = problems.into_iter().partition(|it| it.cluster.is_none());
+    let mut told = told;
+    let mut of_clusters: BTreeMap<ClusterId, Vec<Problem>> = BTreeMap::new();
+    for problem in others {
+        let Some(cluster) = problem.cluster.clone() else { continue };
+        of_clusters.entry(cluster).or_default().push(problem);
+    }
+    for (cluster, mut problems) in of_clusters {
+        let more = problems.len().saturating_sub(per_cluster);
+        // One more is told as itself.
+        if more > 1 {
+            problems.truncate(per_cluster);
+            let object = ObjectRef {
+                kind: "Cluster".to_owned(),
+                namespace: String::new(),
+                name: cluster.0.clone(),
+            };
+            problems.push(Problem {
+                cluster: Some(cluster),
+                object,
+                file: String::new(),
+                field: String::new(),
+                value: String::new(),
+                kind: ProblemKind::More { count: more },
+            });
+        }
+        told.extend(problems);
+    }
+    told.sort();
+    told
 }
 
 impl fmt::Display for Problem {
@@ -133,6 +180,13 @@ impl fmt::Display for ProblemKind {
                 write!(f, "is claimed by cluster {other} too; only sources that both admit pass")
             }
             Self::Egress { reason } => write!(f, "egress: {reason}"),
+            Self::OverLimit { reason } => {
+                write!(
+                    f,
+                    "is over a limit ({reason}); its last list is kept, else it admits nobody"
+                )
+            }
+            Self::More { count } => write!(f, "has {count} more problems"),
             Self::Capacity { reason } => {
                 write!(f, "does not fit ({reason}); the former image stays in force")
             }
@@ -146,5 +200,37 @@ impl fmt::Display for ProblemKind {
                  --probe-ranges {range} would admit their handshakes"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(cluster: Option<&str>, number: usize) -> Problem {
+        let (namespace, name) = (String::new(), cluster.unwrap_or_default().to_owned());
+        Problem {
+            cluster: cluster.map(|name| ClusterId(name.to_owned())),
+            object: ObjectRef { kind: "Cluster".to_owned(), namespace, name },
+            file: String::new(),
+            field: format!("list[{number:05}]"),
+            value: "rubbish".to_owned(),
+            kind: ProblemKind::InvalidRange,
+        }
+    }
+
+    #[test]
+    fn a_cluster_with_many_problems_is_told_in_few_and_hides_no_other_ones() {
+        let many = (0..20_000).map(|number| problem(Some("noisy"), number));
+        let others = [problem(Some("quiet"), 1), problem(None, 1), problem(None, 2)];
+        let mut all: Vec<Problem> = many.chain(others.clone()).collect();
+        all.sort();
+        let told = at_most(all.clone(), 20);
+        assert_eq!(told.len(), 20 + 1 + others.len());
+        assert!(others.iter().all(|problem| told.contains(problem)));
+        let more = told.iter().find(|it| matches!(it.kind, ProblemKind::More { .. })).unwrap();
+        assert_eq!(more.to_string(), "Cluster noisy: has 19980 more problems");
+        assert_eq!(at_most(all[..21].to_vec(), 20), all[..21], "one more is told as itself");
+        assert_eq!(at_most(told.clone(), 21), told);
     }
 }

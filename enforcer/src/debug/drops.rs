@@ -68,7 +68,19 @@ enum Line<'a> {
 
 /// Answers without `--follow`.
 pub(super) fn view(sight: &Sight, options: &Options) -> Result<Drops, DebugError> {
-    let mut drops = match ask(sight, false)? {
+    let mut drops = events(sight)?;
+    drops.retain(|dropped| is_meant(dropped, options));
+    let suppressed = Suppressed::open(&sight.places.bpffs).and_then(|them| them.untold());
+    let caveat = (!sight.is_running).then(|| {
+        "no agent runs here: these are the events that nobody had read, and will not be shown again"
+            .to_owned()
+    });
+    Ok(Drops { drops, suppressed_untold: suppressed.ok(), caveat })
+}
+
+/// The events that the agent keeps; where none runs, those that nobody has read.
+pub(super) fn events(sight: &Sight) -> Result<Vec<Arc<Dropped>>, DebugError> {
+    Ok(match ask(sight, false)? {
         Some(stream) => {
             let mut drops = Vec::new();
             for told in lines(sight, stream) {
@@ -83,14 +95,7 @@ pub(super) fn view(sight: &Sight, options: &Options) -> Result<Drops, DebugError
             let owners = sight.known()?.owners();
             left(&mut EventRing::open(&sight.places.bpffs)?, &owners)
         }
-    };
-    drops.retain(|dropped| is_meant(dropped, options));
-    let suppressed = Suppressed::open(&sight.places.bpffs).and_then(|them| them.untold());
-    let caveat = (!sight.is_running).then(|| {
-        "no agent runs here: these are the events that nobody had read, and will not be shown again"
-            .to_owned()
-    });
-    Ok(Drops { drops, suppressed_untold: suppressed.ok(), caveat })
+    })
 }
 
 /// Answers until interrupted, or until nobody reads any more.

@@ -179,13 +179,21 @@ fn is_attached(sight: &Sight) -> Result<bool, DebugError> {
 }
 
 /// Pods of this node send through their own interfaces.
-fn usual_side(snapshot: &Snapshot, source: IpAddr) -> Side {
+pub(super) fn usual_side(snapshot: &Snapshot, source: IpAddr) -> Side {
     let node = snapshot.nodes.get(&snapshot.this_node.name);
     let mut ranges = node.into_iter().flat_map(|node| &node.pod_ranges);
     let mut ends = snapshot.this_node.pod_interfaces.iter();
     let is_pod = ranges.any(|range| range.contains(&source))
         || ends.any(|end| end.addresses.contains(&source));
     if is_pod { Side::Pod } else { Side::Uplink }
+}
+
+/// An address of this node, of the source's family, at which others find its nodePorts.
+pub(super) fn node_address(snapshot: &Snapshot, source: IpAddr) -> Option<IpAddr> {
+    let Snapshot { nodes, this_node, .. } = snapshot;
+    let published = nodes.get(&this_node.name).into_iter().flat_map(|node| &node.addresses);
+    let here = published.filter(|address| this_node.addresses.contains(address));
+    here.chain(&this_node.addresses).find(|it| it.is_ipv4() == source.is_ipv4()).copied()
 }
 
 fn address(text: &str) -> Result<IpAddr, ExplainError> {
@@ -225,9 +233,8 @@ impl Asker<'_> {
         for frontend in &cluster.frontends {
             // A nodePort answers at every address of the node; all of them are judged alike.
             let to = match frontend.at {
-                FrontendAddress::Node { port } => {
-                    self.node_address(source).map(|address| SocketAddr::new(address, port))
-                }
+                FrontendAddress::Node { port } => node_address(self.known.snapshot, source)
+                    .map(|address| SocketAddr::new(address, port)),
                 FrontendAddress::Address { address, port } => Some(SocketAddr::new(address, port)),
             };
             let Some(to) = to.filter(|to| to.is_ipv4() == source.is_ipv4()) else { continue };
@@ -237,21 +244,14 @@ impl Asker<'_> {
     }
 
     fn cluster(&self, target: &str) -> Result<&Cluster, DebugError> {
-        let named = target.contains([':', '/']) || target.parse::<IpAddr>().is_ok();
-        show::find(self.known, &ClusterId(target.to_owned())).map_err(|error| match error {
-            DebugError::UnknownCluster { cluster: target, known } if named => {
-                ExplainError::Target { target, known: super::others(&known) }.into()
-            }
-            other => other,
-        })
-    }
-
-    /// An address of this node at which others find its nodePorts.
-    fn node_address(&self, source: IpAddr) -> Option<IpAddr> {
-        let Snapshot { nodes, this_node, .. } = self.known.snapshot;
-        let published = nodes.get(&this_node.name).into_iter().flat_map(|node| &node.addresses);
-        let here = published.filter(|address| this_node.addresses.contains(address));
-        here.chain(&this_node.addresses).find(|it| it.is_ipv4() == source.is_ipv4()).copied()
+        let id = ClusterId(target.to_owned());
+        let names_a_place = target.contains([':', '/']) || target.parse::<IpAddr>().is_ok();
+        if names_a_place && !self.known.snapshot.clusters.contains_key(&id) {
+            let ids = self.known.snapshot.clusters.keys().map(ToString::to_string);
+            let known = super::others(&ids.collect::<Vec<_>>());
+            return Err(ExplainError::Target { target: id.0, known }.into());
+        }
+        show::find(self.known, &id)
     }
 
     fn enters(
@@ -296,7 +296,13 @@ impl Asker<'_> {
         let cluster = match &answer {
             Answer::Listed(by) => by.first().map(|(cluster, _)| cluster.to_string()),
             Answer::NotListed(by) => by.first().map(ToString::to_string),
-            _ => None,
+            Answer::Unguarded
+            | Answer::OwnPod(_)
+            | Answer::Exempt(_)
+            | Answer::TrustedProxy(_)
+            | Answer::Reply
+            | Answer::Probe(_)
+            | Answer::ProbeData(_) => None,
         };
         let frontend = frontend.or_else(|| self.frontend_at(&packet));
         Ok(Said {

@@ -204,15 +204,13 @@ pub(super) fn open(socket: &Path, question: Question) -> Result<Option<UnixStrea
     let failed = |source| SightError::Agent { path: socket.into(), source };
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
-        Err(error) => {
-            return match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
-                io::ErrorKind::PermissionDenied => {
-                    Err(SightError::Forbidden { path: socket.into() })
-                }
-                _ => Err(failed(error)),
-            };
+        Err(error) if is(&error, &[io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]) => {
+            return Ok(None);
         }
+        Err(error) if is(&error, &[io::ErrorKind::PermissionDenied]) => {
+            return Err(SightError::Forbidden { path: socket.into() });
+        }
+        Err(error) => return Err(failed(error)),
     };
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     let mut line = serde_json::to_vec(&question).map_err(|error| failed(error.into()))?;
@@ -228,4 +226,8 @@ fn is_readable(folder: &Path) -> Result<(), SightError> {
         }
         _ => Ok(()),
     }
+}
+
+fn is(error: &io::Error, kinds: &[io::ErrorKind]) -> bool {
+    kinds.contains(&error.kind())
 }

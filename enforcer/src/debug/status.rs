@@ -7,17 +7,18 @@ use enforcer_policy::{
     plan::Hook,
     problem::{Problem, ProblemKind},
 };
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    DebugError, Outcome, View,
+    DebugError, Outcome, View, drops,
     screen::{Screen, Tone, plain, toned},
     sight::Sight,
     words,
 };
 use crate::{
     kernel::{Fill, Place, fill},
-    observe::InterfaceState,
+    observe::{InterfaceState, sources::RECENTLY},
 };
 
 /// Options of `status`.
@@ -32,6 +33,10 @@ pub struct Options {
     /// With --all-nodes: how to reach the seed's API; else KUBECONFIG, or as a pod does.
     #[arg(long, value_name = "FILE", requires = "all_nodes")]
     pub(super) kubeconfig: Option<PathBuf>,
+    /// Whether enforcing would cut nobody by mistake: ends with 4 while recent sources of a frontend are
+    /// mostly addresses of load balancers or nodes, or what is audited still shows would-be drops.
+    #[arg(long)]
+    ready_to_enforce: bool,
 }
 
 /// The answer.
@@ -52,8 +57,19 @@ pub(super) struct Status {
     interfaces: Vec<Interface>,
     fill: Vec<Filled>,
     problems: Vec<Told>,
+    /// What recent traffic gives away.
+    observed: Vec<Told>,
+    /// With `--ready-to-enforce`; else `null`.
+    ready_to_enforce: Option<Ready>,
     #[serde(skip)]
     caveat: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Ready {
+    is_ready: bool,
+    /// What speaks against it.
+    reasons: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -110,7 +126,7 @@ struct Told {
 }
 
 /// Answers.
-pub(super) fn view(sight: &Sight, _options: &Options) -> Result<Status, DebugError> {
+pub(super) fn view(sight: &Sight, options: &Options) -> Result<Status, DebugError> {
     let account = sight.account.as_ref();
     let enforced = sight.enforced();
     let interfaces = interfaces(sight)?;
@@ -151,8 +167,42 @@ pub(super) fn view(sight: &Sight, _options: &Options) -> Result<Status, DebugErr
         interfaces,
         fill: sight.image.iter().flat_map(fill).map(Filled::of).collect(),
         problems: account.iter().flat_map(|it| &it.problems).map(Told::of).collect(),
+        observed: account.iter().flat_map(|it| &it.observed).map(Told::of).collect(),
+        ready_to_enforce: match options.ready_to_enforce {
+            true => Some(ready(sight)?),
+            false => None,
+        },
         caveat: sight.caveat(),
     })
+}
+
+/// Whether enforcing would cut nobody by mistake, as far as recent traffic tells.
+fn ready(sight: &Sight) -> Result<Ready, DebugError> {
+    let observed = sight.account.iter().flat_map(|account| &account.observed);
+    let mut reasons: Vec<String> = observed.map(ToString::to_string).collect();
+    let since = Timestamp::now() - RECENTLY;
+    let mut would_deny: BTreeMap<String, usize> = BTreeMap::new();
+    // Without an agent, to look at events is to take them.
+    let events = if sight.is_running { drops::events(sight)? } else { Vec::new() };
+    for dropped in events {
+        let is_recent = dropped.at.parse::<Timestamp>().is_ok_and(|at| at >= since);
+        if dropped.audited && is_recent {
+            let cluster = dropped.cluster.clone().unwrap_or_else(|| "-".to_owned());
+            *would_deny.entry(cluster).or_default() += 1;
+        }
+    }
+    reasons.extend(would_deny.into_iter().map(|(cluster, events)| {
+        let minutes = RECENTLY.as_secs() / 60;
+        format!(
+            "Cluster {cluster}: enforcing would have denied {} or more in the last {minutes} minutes; \
+             `enforcer debug drops --cluster {cluster}` shows them",
+            words::count(events, "packet", "packets")
+        )
+    }));
+    if !sight.is_running {
+        reasons.push("no agent runs here: what recent traffic would say is not known".to_owned());
+    }
+    Ok(Ready { is_ready: reasons.is_empty(), reasons })
 }
 
 /// What the agent says of its interfaces, against what hangs on them.
@@ -257,6 +307,8 @@ impl View for Status {
             interfaces,
             fill,
             problems,
+            observed,
+            ready_to_enforce,
             caveat,
         } = self;
         let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
@@ -270,7 +322,6 @@ impl View for Status {
             Some(since) => format!("{}, stale since {since}", or_none(&agent.source)),
         };
         let facts = [
-            [plain("node"), plain(or_none(&agent.node))],
             [plain("agent"), toned(running, good(agent.is_running))],
             [plain("version"), plain(or_none(&agent.version))],
             [plain("source"), toned(source, good(stale_since.is_none()))],
@@ -278,9 +329,13 @@ impl View for Status {
             [plain("wanted"), plain(or_none(wanted))],
             [plain("enforced"), toned(or_none(enforced), good(wanted == enforced))],
         ];
-        let verdict =
-            if *is_enforced { "everything is enforced" } else { "not everything is enforced" };
-        let mut text = screen.table([verdict, ""], facts);
+        let verdict = match is_enforced {
+            true => "Everything is enforced",
+            false => "Not everything is enforced",
+        };
+        let mut text = screen.title(verdict);
+        text.push('\n');
+        text.push_str(&screen.table(["node", &or_none(&agent.node)], facts));
         if let Some(caveat) = caveat {
             text.push_str(&format!("\n{caveat}\n"));
         }
@@ -317,10 +372,27 @@ impl View for Status {
         });
         text.push('\n');
         text.push_str(&screen.table(["CLUSTER", "PROBLEM"], rows));
+        let rows = observed.iter().map(|told| {
+            let cluster = told.cluster.clone().unwrap_or_else(|| "-".to_owned());
+            [plain(cluster), toned(told.text.clone(), Tone::Worth)]
+        });
+        text.push('\n');
+        text.push_str(&screen.table(["CLUSTER", "RECENT TRAFFIC SHOWS"], rows));
+        if let Some(Ready { is_ready, reasons }) = ready_to_enforce {
+            let title = if *is_ready { "Ready to enforce" } else { "Not ready to enforce" };
+            text.push('\n');
+            text.push_str(&screen.title(title));
+            reasons.iter().for_each(|why| text.push_str(&format!("  {why}\n")));
+        }
+        // A table without rows leaves nothing between two empty lines.
+        while text.contains("\n\n\n") {
+            text = text.replace("\n\n\n", "\n\n");
+        }
         text.trim_end().to_owned() + "\n"
     }
 
     fn outcome(&self) -> Outcome {
-        Outcome::enforced_if(self.is_enforced)
+        let is_ready = self.ready_to_enforce.as_ref().is_none_or(|ready| ready.is_ready);
+        Outcome::enforced_if(self.is_enforced && is_ready)
     }
 }

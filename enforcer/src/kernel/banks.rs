@@ -87,6 +87,8 @@ pub(super) struct Mapping {
 
 // SAFETY: the mapping belongs to no thread.
 unsafe impl Send for Mapping {}
+// SAFETY: what takes `&self` only reads, one whole word at a time.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     const BYTES: NonZeroUsize = NonZeroUsize::new(size_of::<Images>()).expect("it is not empty");
@@ -114,11 +116,13 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(self.bank(bank).as_ptr(), IMAGE_WORDS) }
     }
 
-    /// Copies a bank that another process may write into meanwhile.
-    pub(super) fn copy(&self, bank: Bank) -> Vec<u64> {
-        let begin = self.bank(bank).as_ptr();
+    /// A word of a bank that another process may write into meanwhile; 0 behind its end.
+    pub(super) fn word(&self, bank: Bank, at: usize) -> u64 {
+        if at >= IMAGE_WORDS {
+            return 0;
+        }
         // SAFETY: inside the mapping and aligned; volatile, since the agent may write.
-        (0..IMAGE_WORDS).map(|at| unsafe { begin.add(at).read_volatile() }).collect()
+        unsafe { self.bank(bank).as_ptr().add(at).read_volatile() }
     }
 
     fn active(&self) -> &AtomicU64 {

@@ -92,6 +92,12 @@ impl Kernel {
         &self.counters
     }
 
+    /// Where a program is pinned.
+    #[must_use]
+    pub fn pin(&self, program: Program) -> std::path::PathBuf {
+        self.pins.program(program)
+    }
+
     /// A program, for `test_run`.
     pub fn program(&mut self, program: Program) -> Result<&SchedClassifier, KernelError> {
         self.programs.of(program).map(|program| &*program)

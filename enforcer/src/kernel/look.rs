@@ -13,11 +13,14 @@ use aya::{
     maps::MapData,
     programs::links::{FdLink, PinnedLink},
 };
-use enforcer_ebpf::abi::MAP_IMAGES;
-use enforcer_policy::{image::Image, plan::Hook};
+use enforcer_ebpf::abi::{MAGIC, MAP_IMAGES};
+use enforcer_policy::{
+    image::{IMAGE_WORDS, Image},
+    plan::Hook,
+};
 use nix::sys::mman::ProtFlags;
 
-use super::{CounterTable, KernelError, Pins, banks::Mapping, clsact, pins, query};
+use super::{CounterTable, Fill, KernelError, Pins, banks::Mapping, clsact, fill, pins, query};
 
 /// How often an image that was replaced meanwhile is read again.
 const ATTEMPTS: usize = 8;
@@ -41,6 +44,12 @@ pub enum Place {
     },
     /// As a filter of clsact, with the first priority.
     Filter,
+}
+
+impl std::fmt::Debug for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Look").field("bpffs", &self.bpffs).finish_non_exhaustive()
+    }
 }
 
 impl Look {
@@ -73,12 +82,21 @@ impl Look {
     pub fn image(&self) -> Option<Image> {
         for _ in 0..ATTEMPTS {
             let bank = self.images.in_force();
-            let words = self.images.copy(bank);
+            let words = (0..IMAGE_WORDS).map(|at| self.images.word(bank, at)).collect();
             if self.images.in_force() == bank {
                 return Image::from_words(words);
             }
         }
         None
+    }
+
+    /// How full the image in force is; nothing before the first. Copies nothing, so that an image which is
+    /// replaced meanwhile gives figures of both.
+    #[must_use]
+    pub fn fill(&self) -> Vec<Fill> {
+        let bank = self.images.in_force();
+        let word = |at| self.images.word(bank, at);
+        if word(0) == MAGIC { fill::of(word) } else { Vec::new() }
     }
 
     /// The counters.

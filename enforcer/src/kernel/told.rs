@@ -59,6 +59,12 @@ struct PacePod(Pace);
 // SAFETY: words without padding.
 unsafe impl aya::Pod for PacePod {}
 
+impl std::fmt::Debug for Suppressed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Suppressed").finish_non_exhaustive()
+    }
+}
+
 impl Suppressed {
     /// Opens the pinned map.
     pub fn open(bpffs: &Path) -> Result<Self, KernelError> {

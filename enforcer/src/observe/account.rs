@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::Status,
-    args::{GuardPodsOption, Run},
+    args::{EgressDnsOption, GuardPodsOption, Run},
     chain::chain,
+    source::Learned,
     state::State,
 };
 
@@ -45,6 +46,12 @@ pub struct Account {
     pub interfaces: Vec<AccountedInterface>,
     /// What is wrong with the objects.
     pub problems: Vec<Problem>,
+    /// What recent traffic gives away.
+    #[serde(default)]
+    pub observed: Vec<Problem>,
+    /// What it found out by itself about egress.
+    #[serde(default)]
+    pub learned: Learned,
 }
 
 /// Who an agent is, and what it was told.
@@ -66,6 +73,14 @@ pub struct Agent {
     pub kubermatic_namespace: String,
     /// `--guard-pods`
     pub guard_pods: GuardPodsOption,
+    /// `--max-ranges-per-cluster`
+    pub max_ranges_per_cluster: usize,
+    /// `--egress-dns`
+    #[serde(default)]
+    pub egress_dns: EgressDnsOption,
+    /// `--egress-allow`
+    #[serde(default)]
+    pub egress_allow: Vec<String>,
 }
 
 /// An interface as the agent sees it.
@@ -108,6 +123,9 @@ impl Agent {
             seed: run.seed.clone(),
             kubermatic_namespace: run.kubermatic_namespace.clone(),
             guard_pods: run.guard_pods,
+            max_ranges_per_cluster: run.max_ranges_per_cluster,
+            egress_dns: run.egress_dns,
+            egress_allow: run.egress_allow.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -116,7 +134,7 @@ impl Account {
     /// What the agent says now.
     #[must_use]
     pub fn of(agent: &Agent, status: &Status) -> Self {
-        let Status { report, source_stale_since } = status;
+        let Status { report, source_stale_since, observed } = status;
         let known = |state| {
             move |interface: &enforcer_policy::plan::Interface| AccountedInterface {
                 index: Some(interface.index),
@@ -146,6 +164,8 @@ impl Account {
             failure: report.failure.clone(),
             interfaces: guarded.chain(attaching).chain(unguarded).collect(),
             problems: report.problems.clone(),
+            observed: observed.to_vec(),
+            learned: report.learned.clone(),
         }
     }
 }

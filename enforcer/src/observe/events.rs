@@ -82,7 +82,7 @@ pub async fn report(
         let wait = async {
             tokio::time::sleep(TOGETHER).await;
             let changed = async {
-                while statuses.borrow().report.problems == status.report.problems {
+                while is_same(&statuses.borrow(), &status) {
                     if statuses.changed().await.is_err() {
                         std::future::pending::<()>().await;
                     }
@@ -97,6 +97,10 @@ pub async fn report(
     }
 }
 
+fn is_same(now: &Status, before: &Status) -> bool {
+    now.report.problems == before.report.problems && now.observed == before.observed
+}
+
 struct Desk {
     me: Identity,
     objects: watch::Receiver<Arc<Objects>>,
@@ -108,8 +112,8 @@ struct Desk {
 
 impl Desk {
     async fn take_turn(&mut self, client: &Client, status: &Status) -> Result<(), kube::Error> {
-        let Status { report, source_stale_since } = status;
-        let current = worth_an_event(&report.problems);
+        let Status { report, source_stale_since, observed } = status;
+        let current = worth_an_event(report.problems.iter().chain(&**observed));
         self.unsettled |= !current.is_empty();
         if source_stale_since.is_some() || report.enforced.is_none() || !self.unsettled {
             return Ok(());

@@ -123,7 +123,7 @@ pub fn annotation(lease: &Lease, name: &str) -> Option<String> {
 
 /// What the Lease says of an agent. What is not so is not there.
 fn annotations(status: &Status) -> BTreeMap<String, String> {
-    let Status { report, source_stale_since } = status;
+    let Status { report, source_stale_since, observed: _ } = status;
     let stale = source_stale_since.and_then(|since| Timestamp::try_from(since).ok());
     let guarded: Vec<&str> = report.guarded.iter().map(|at| at.name.as_str()).collect();
     let unguarded: Vec<&str> = report.unguarded.iter().map(|(name, _)| name.as_str()).collect();

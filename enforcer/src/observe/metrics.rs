@@ -1,31 +1,62 @@
 //! Metrics in OpenMetrics text, read from the maps when they are scraped.
 //!
-//! Labels are bounded: per cluster only allowed and denied, reasons for the node as a whole.
+//! Labels are bounded: per cluster and direction only allowed, denied and would-be denied, reasons for the
+//! node as a whole. A series that is zero is left out where there is one for each cluster, reason or table.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc, time::SystemTime};
 
 use enforcer_ebpf::verdict::Reason;
-use enforcer_policy::image::{Counted, Direction};
+use enforcer_policy::{
+    image::{Counted, Direction},
+    plan::Hook,
+    problem::ProblemKind,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _, text::encode},
-    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
+    metrics::{
+        MetricType,
+        counter::ConstCounter,
+        gauge::ConstGauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
     registry::{Registry, Unit},
 };
 
-use crate::{agent::Status, chain::chain, kernel::CounterTable};
+use crate::{
+    agent::Status,
+    chain::chain,
+    kernel::{ClusterCounters, KernelError, Look, Place, Suppressed},
+};
 
 /// Reads the counters of the kernel.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    counters: Arc<CounterTable>,
+    kernel: Arc<Pinned>,
+    changes: Histogram,
+}
+
+/// What is read at every scrape.
+#[derive(Debug)]
+struct Pinned {
+    look: Look,
+    suppressed: Suppressed,
 }
 
 impl Metrics {
-    /// Metrics over these counters.
+    /// Metrics of what is pinned below this folder.
+    pub fn open(bpffs: &Path) -> Result<Self, KernelError> {
+        let kernel = Pinned { look: Look::open(bpffs)?, suppressed: Suppressed::open(bpffs)? };
+        // 1 ms to 8 s.
+        let changes = Histogram::new(exponential_buckets(0.001, 2.0, 14));
+        Ok(Self { kernel: Arc::new(kernel), changes })
+    }
+
+    /// Where to note how many seconds each applied change took.
     #[must_use]
-    pub fn new(counters: CounterTable) -> Self {
-        Self { counters: Arc::new(counters) }
+    pub fn change_durations(&self) -> Histogram {
+        self.changes.clone()
     }
 
     /// The text of one scrape.
@@ -36,8 +67,14 @@ impl Metrics {
             "Version of the agent",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
+        registry.register_with_unit(
+            "change_duration",
+            "From changed objects to the kernel, for every change that was applied",
+            Unit::Seconds,
+            self.changes.clone(),
+        );
         registry.register_collector(Box::new(Scrape {
-            counters: Arc::clone(&self.counters),
+            kernel: Arc::clone(&self.kernel),
             status: Arc::clone(status),
         }));
         let mut text = String::new();
@@ -49,7 +86,7 @@ impl Metrics {
 /// One scrape.
 #[derive(Debug)]
 struct Scrape {
-    counters: Arc<CounterTable>,
+    kernel: Arc<Pinned>,
     status: Arc<Status>,
 }
 
@@ -57,29 +94,28 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.clusters(&mut encoder)?;
         self.reasons(&mut encoder)?;
-        self.state(&mut encoder)
+        self.fill(&mut encoder)?;
+        self.state(&mut encoder)?;
+        self.size(&mut encoder)?;
+        self.freshness(&mut encoder)
     }
 }
 
 impl Scrape {
     fn clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let clusters: Vec<_> = self
-            .status
-            .report
-            .counters
-            .iter()
-            .map(|(counted, slot)| Ok((counted, self.counters.cluster(*slot).map_err(failed)?)))
+        let counters = self.kernel.look.counters();
+        let slots = self.status.report.counters.iter();
+        let clusters: Vec<_> = slots
+            .map(|(counted, slot)| Ok((counted, counters.cluster(*slot).map_err(failed)?)))
             .collect::<Result<_, fmt::Error>>()?;
         let mut family = |name, help, unit: Option<&Unit>, value: fn(&_) -> [u64; 3]| {
-            let mut metric = encoder.encode_descriptor(
-                name,
-                help,
-                unit,
-                prometheus_client::metrics::MetricType::Counter,
-            )?;
+            let mut metric = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
             for (Counted { cluster, direction }, counters) in &clusters {
                 let verdicts = ["allowed", "denied", "would_deny"];
                 for (verdict, count) in verdicts.into_iter().zip(value(counters)) {
+                    if count == 0 {
+                        continue;
+                    }
                     let labels = [
                         ("cluster", cluster.0.as_str()),
                         ("direction", direction.name()),
@@ -92,97 +128,190 @@ impl Scrape {
         };
         family(
             "packets",
-            "Packets to guarded frontends",
+            "Packets to guarded frontends, and of gated pods",
             None,
-            |c: &crate::kernel::ClusterCounters| {
-                [c.allowed_packets, c.denied_packets, c.would_deny_packets]
-            },
+            |c: &ClusterCounters| [c.allowed_packets, c.denied_packets, c.would_deny_packets],
         )?;
-        family("traffic", "Bytes to guarded frontends", Some(&Unit::Bytes), |c| {
-            [c.allowed_bytes, c.denied_bytes, 0]
-        })
+        family(
+            "traffic",
+            "Bytes to guarded frontends, and of gated pods",
+            Some(&Unit::Bytes),
+            |c| [c.allowed_bytes, c.denied_bytes, 0],
+        )
     }
 
     fn reasons(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(
             "verdicts",
-            "Packets to guarded frontends by reason, on this node",
+            "Packets to guarded frontends, and of gated pods, by reason, on this node",
             None,
-            prometheus_client::metrics::MetricType::Counter,
+            MetricType::Counter,
         )?;
         for reason in Reason::ALL {
             // What a cluster's list admits is in the cluster's own counters.
             if matches!(reason, Reason::Unguarded | Reason::Listed) {
                 continue;
             }
-            let count = self.counters.reason(reason).map_err(failed)?;
-            let labels = [("reason", reason.name())];
-            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+            let count = self.kernel.look.counters().reason(reason).map_err(failed)?;
+            if count > 0 {
+                let direction = if reason.is_of_gated_pods() { "egress" } else { "ingress" };
+                let labels = [("direction", direction), ("reason", reason.name())];
+                ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        let suppressed = self.kernel.suppressed.ever().map_err(failed)?;
+        let metric = ConstCounter::new(suppressed);
+        metric.encode(encoder.encode_descriptor(
+            "drop_events_suppressed",
+            "Denied packets that `enforcer debug drops` does not show, since they were too many",
+            None,
+            MetricType::Counter,
+        )?)
+    }
+
+    fn fill(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let unit = Unit::Other("ratio".to_owned());
+        let mut metric = encoder.encode_descriptor(
+            "map_fill",
+            "How full the tables of the image in force are, from 0 to 1",
+            Some(&unit),
+            MetricType::Gauge,
+        )?;
+        for fill in self.kernel.look.fill() {
+            if fill.used > 0 {
+                let labels = [("table", fill.table)];
+                ConstGauge::new(fill.ratio()).encode(metric.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }
 
     fn state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Status { report, source_stale_since } = &*self.status;
-        let mut gauge = |name, help, unit: Option<&Unit>, value: f64| {
-            let metric = ConstGauge::new(value);
-            metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
-        };
-        let count = |number: usize| number as f64;
-        let guarded = report.counters.iter().map(|(counted, _)| counted);
-        let guarded = guarded.filter(|counted| counted.direction == Direction::Ingress).count();
-        gauge("guarded_clusters", "Clusters with a restricted frontend", None, count(guarded))?;
-        gauge(
-            "audit_mode",
-            "1 while what nothing admits is counted as denied and let through",
-            None,
-            f64::from(u8::from(report.audits)),
-        )?;
-        gauge("guarded_frontends", "Restricted frontends", None, count(report.frontends))?;
-        gauge(
-            "interfaces_guarded",
-            "Interfaces with the program",
-            None,
-            count(report.guarded.len()),
-        )?;
+        let Status { report, source_stale_since: _, observed } = &*self.status;
+        let is_hidden = |kind: &ProblemKind| matches!(kind, ProblemKind::ClientsHidden);
+        let hidden = observed.iter().filter(|problem| is_hidden(&problem.kind)).count();
+        let mut gauge = gauges(encoder);
+        gauge("audit_mode", "1 in audit mode: nothing is dropped", number(report.audits.into()))?;
+        gauge("interfaces_guarded", "Interfaces with the program", number(report.guarded.len()))?;
         gauge(
             "interfaces_unguarded",
             "Interfaces that should have it and have not",
-            None,
-            count(report.unguarded.len()),
+            number(report.unguarded.len()),
         )?;
         gauge(
-            "problems",
-            "Things that are wrong with the objects",
-            None,
-            count(report.problems.len()),
+            "interfaces_drifted",
+            "Guarded interfaces where it is gone, or others see packets first",
+            number(self.drifted()),
         )?;
+        gauge("problems", "Things that are wrong with the objects", number(report.problems.len()))?;
         gauge(
             "enforced",
             "1 if what the objects say is enforced on every interface",
-            None,
-            f64::from(u8::from(report.is_enforced())),
+            number(report.is_enforced().into()),
         )?;
         gauge(
+            "hidden_client_ports",
+            "Ports of clusters whose recent sources are nearly all of nodes or load balancers",
+            number(hidden),
+        )?;
+        gauge(
+            "denied_probe_subnets",
+            "Subnets whose denied connections look like health checks",
+            number(observed.len() - hidden),
+        )?;
+        drop(gauge);
+        let Some(enforced) = report.enforced else { return Ok(()) };
+        let revisions =
+            Info::new([("enforced", enforced.to_string()), ("wanted", report.wanted.to_string())]);
+        revisions.encode(encoder.encode_descriptor(
+            "revision",
+            "Revision of the image in force, and of what the objects say",
+            None,
+            MetricType::Info,
+        )?)
+    }
+
+    /// Guarded interfaces on which it is not so.
+    fn drifted(&self) -> usize {
+        let places = match self.kernel.look.places() {
+            Ok(places) => places,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "interfaces cannot be read");
+                return 0;
+            }
+        };
+        let is_first = |index| match places.get(&(index, Hook::Ingress)) {
+            Some(Place::Filter | Place::Link { position: 1, .. }) => true,
+            Some(Place::Link { .. }) | None => false,
+        };
+        let guarded = self.status.report.guarded.iter();
+        guarded.filter(|interface| !is_first(interface.index)).count()
+    }
+
+    fn size(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let report = &self.status.report;
+        let of = |direction| {
+            let counted = report.counters.iter().map(|(counted, _)| counted);
+            number(counted.filter(|counted| counted.direction == direction).count())
+        };
+        let mut gauge = gauges(encoder);
+        gauge("guarded_clusters", "Clusters with a restricted frontend", of(Direction::Ingress))?;
+        gauge(
+            "gated_clusters",
+            "Clusters with a pod on this node whose connections are restricted",
+            of(Direction::Egress),
+        )?;
+        gauge("audited_clusters", "Clusters in audit mode", number(report.size.audited))?;
+        gauge("guarded_frontends", "Restricted frontends", number(report.frontends))?;
+        gauge("ranges", "Ranges in the lists of Seed and Clusters", number(report.size.ranges))?;
+        gauge("egress_peers", "Peers of clusters with gated egress", number(report.size.peers))
+    }
+
+    fn freshness(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Status { report, source_stale_since, observed: _ } = &*self.status;
+        let mut seconds = |name, help, value: f64| {
+            let metric = ConstGauge::new(value);
+            let unit = Some(&Unit::Seconds);
+            metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
+        };
+        seconds(
             "last_change_duration",
             "From the objects to the kernel, last time",
-            Some(&Unit::Seconds),
             report.took.as_secs_f64(),
         )?;
+        let age = source_stale_since.and_then(|since| SystemTime::now().duration_since(since).ok());
+        seconds(
+            "source_age",
+            "For how long the source has not been readable; 0 while it is",
+            age.unwrap_or_default().as_secs_f64(),
+        )?;
         if let Some(since) = source_stale_since {
-            let seconds = since.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            gauge(
+            let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            seconds(
                 "source_stale_since",
                 "When the source was lost, Unix time",
-                Some(&Unit::Seconds),
-                seconds.as_secs_f64(),
+                since.as_secs_f64(),
             )?;
         }
         Ok(())
     }
 }
 
-fn failed(error: crate::kernel::KernelError) -> fmt::Error {
+/// Writes gauges without a unit.
+fn gauges<'a, 'b>(
+    encoder: &'a mut DescriptorEncoder<'b>,
+) -> impl FnMut(&str, &str, f64) -> fmt::Result + use<'a, 'b> {
+    |name, help, value| {
+        let metric = ConstGauge::new(value);
+        metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+}
+
+fn number(number: usize) -> f64 {
+    number as f64
+}
+
+fn failed(error: KernelError) -> fmt::Error {
     tracing::warn!(error = chain(&error), "counters cannot be read");
     fmt::Error
 }

@@ -33,11 +33,15 @@ use std::{
 use tokio::sync::{oneshot, watch as channel};
 
 use self::{
+    documents::{Document, Notation, split},
     file::unreadable_problem,
     folder::{Folder, Looked},
     watch::{Stop, Watch, Woken},
 };
-use super::store::Objects;
+use super::{
+    objects::{Object, Undecodable},
+    store::Objects,
+};
 
 /// Without events, look this often.
 const POLL: Duration = Duration::from_secs(2);
@@ -73,6 +77,20 @@ pub enum SourceError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// The objects of known kinds in a text of manifests; in words where something in it cannot be understood.
+pub fn objects_of(text: &str, is_json: bool) -> Result<Vec<Object>, String> {
+    let notation = if is_json { Notation::Json } else { Notation::Yaml };
+    let mut objects = Vec::new();
+    for section in split(text, notation) {
+        let Document { objects: read, failures, opaque: _ } = Document::read(section, notation);
+        if let Some(Undecodable { field, reason, .. }) = failures.first() {
+            return Err(format!("{field}: {reason}").trim_start_matches(": ").to_owned());
+        }
+        objects.extend(read);
+    }
+    Ok(objects)
 }
 
 /// A folder of manifests that is being watched. Dropping it ends the watch.

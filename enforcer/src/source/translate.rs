@@ -48,6 +48,23 @@ pub struct Settings {
     pub guard_pods: GuardPods,
     /// What the operator set about egress.
     pub egress: EgressSettings,
+    /// What one cluster may use up.
+    pub limits: Limits,
+}
+
+/// What one cluster may use up of what all clusters share: its owner writes the objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `--max-ranges-per-cluster`: entries of its list.
+    pub ranges: usize,
+    /// Problems that are told, and with them Events.
+    pub problems: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { ranges: 20_000, problems: 20 }
+    }
 }
 
 /// The result of a translation.

@@ -6,6 +6,7 @@ mod case;
 mod fleet;
 mod micro;
 mod plot;
+mod pod;
 mod report;
 mod rig;
 mod target;
@@ -62,6 +63,8 @@ enum Part {
     All,
     /// The data path, with `test_run`.
     Micro,
+    /// What gated pods send.
+    Pod,
     /// Connections and floods beside other filters, in network namespaces.
     Macro,
     /// The agent at fleet scale.
@@ -154,6 +157,10 @@ fn main() -> Result<ExitCode> {
         if let Some(margin) = arguments.gate {
             missed = report::missed(&measured.rows, margin);
         }
+    }
+    if arguments.has(Part::Pod) {
+        let rows = pod::measure(&programs, &arguments)?;
+        run.add("pod", &rows, &pod::markdown(&rows), pod::targets(&rows))?;
     }
     if arguments.has(Part::Macro) {
         let measured = wire::measure(&programs, &arguments)?;

@@ -64,8 +64,7 @@ impl Plot<'_> {
 
 /// Least and greatest, with room.
 fn around(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    let (low, high) = values.fold((f64::MAX, 0.0_f64), |(low, high), value| {
-        (low.min(value), high.max(value))
-    });
+    let (low, high) =
+        values.fold((f64::MAX, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
     (high > 0.0).then_some((low * 0.7, high * 1.6))
 }

@@ -180,12 +180,12 @@ fn duplicate(data: &MapData) -> Result<MapData> {
     Ok(MapData::from_fd(data.fd().as_fd().try_clone_to_owned()?)?)
 }
 
-fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+pub(crate) fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     let program = object.program_mut(name).with_context(|| format!("no program {name}"))?;
     Ok(program.try_into()?)
 }
 
-fn time(program: &SchedClassifier, packet: &[u8], packets: u32) -> Result<f64> {
+pub(crate) fn time(program: &SchedClassifier, packet: &[u8], packets: u32) -> Result<f64> {
     let options =
         TestRunOptions { data_in: Some(packet), repeat: packets, ..TestRunOptions::new() };
     // The kernel's own figure is whole nanoseconds, too coarse for a floor of some twenty. Time of

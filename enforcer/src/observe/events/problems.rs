@@ -28,18 +28,20 @@ pub(super) enum Subject {
 }
 
 /// The problems that every agent sees alike: those of a cluster, and an image that is too large.
-pub(super) fn worth_an_event(problems: &[Problem]) -> BTreeMap<Id, &Problem> {
+pub(super) fn worth_an_event<'a>(
+    problems: impl IntoIterator<Item = &'a Problem>,
+) -> BTreeMap<Id, &'a Problem> {
     let subject = |problem: &Problem| match (&problem.cluster, &problem.kind) {
         (_, ProblemKind::Egress { .. }) => None,
         (Some(ClusterId(name)), _) => Some(Subject::Cluster(name.clone())),
         (None, ProblemKind::Capacity { .. }) => Some(Subject::Fleet),
         (None, _) => None,
     };
-    let worth = |problem| {
+    let worth = |problem: &'a Problem| {
         let subject = subject(problem)?;
         Some((Id { subject, digest: digest(problem) }, problem))
     };
-    problems.iter().filter_map(worth).collect()
+    problems.into_iter().filter_map(worth).collect()
 }
 
 /// The reason that `kubectl get events` shows.
@@ -56,6 +58,8 @@ pub(super) fn reason(kind: &ProblemKind) -> &'static str {
         ProblemKind::NotEnforced { .. } => "NotEnforced",
         ProblemKind::Conflict { .. } => "Conflict",
         ProblemKind::Egress { .. } => "Egress",
+        ProblemKind::OverLimit { .. } => "OverLimit",
+        ProblemKind::More { .. } => "MoreProblems",
         ProblemKind::Capacity { .. } => "Capacity",
         ProblemKind::ClientsHidden => "ClientsHidden",
         ProblemKind::ProbesDenied { .. } => "ProbesDenied",

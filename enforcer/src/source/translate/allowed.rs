@@ -22,24 +22,54 @@ pub(super) const ALLOWED_RANGES: &str = "spec.apiServerAllowedIPRanges.cidrBlock
 const ANNOTATION: &str = "enforcer.k8c.io/allowed-ip-ranges";
 const ANNOTATION_FIELD: &str = "metadata.annotations[enforcer.k8c.io/allowed-ip-ranges]";
 
+/// How many entries a list may have, and what counts in place of a longer one.
+#[derive(Clone, Copy)]
+pub(super) struct Bound<'a> {
+    /// `--max-ranges-per-cluster`
+    pub(super) entries: usize,
+    /// The list in force.
+    pub(super) former: Option<&'a RangeList>,
+}
+
+impl Bound<'_> {
+    /// Reads a list, or takes the former one for one that is too long. Nothing of that is read: reading is
+    /// what the bound is for.
+    fn list<'e>(
+        self,
+        entries: impl Iterator<Item = &'e str> + Clone,
+        place: Place<'_>,
+        report: &mut Report,
+    ) -> RangeList {
+        let count = entries.clone().count();
+        if count <= self.entries {
+            return ranges::list(entries, place, report);
+        }
+        let reason = format!("{count} entries, and {} are allowed", self.entries);
+        report.add(place, "", ProblemKind::OverLimit { reason });
+        let former = self.former.filter(|former| (1..=self.entries).contains(&former.written));
+        former.cloned().unwrap_or_else(|| ranges::unreadable(place))
+    }
+}
+
 /// Reads C. `strategy` is `None` where it can only be assumed.
 pub(super) fn of(
     cluster: &Cluster,
     strategy: Option<ExposeStrategy>,
+    bound: Bound<'_>,
     whole: Place<'_>,
     report: &mut Report,
 ) -> Option<RangeList> {
     let field = cluster.spec.api_server_allowed_ip_ranges.as_ref();
     let field = |report: &mut Report| {
         let entries = field?.cidr_blocks.iter().map(String::as_str);
-        Some(ranges::list(entries, Place { field: ALLOWED_RANGES, ..whole }, report))
+        Some(bound.list(entries, Place { field: ALLOWED_RANGES, ..whole }, report))
     };
     let text = cluster.metadata.annotation(ANNOTATION);
     let annotated = Place { field: ANNOTATION_FIELD, ..whole };
     if text.trim().is_empty() {
         return field(report);
     }
-    let annotation = |report: &mut Report| ranges::list(text.split(','), annotated, report);
+    let annotation = |report: &mut Report| bound.list(text.split(','), annotated, report);
     match strategy {
         Some(ExposeStrategy::LoadBalancer) => {
             let reason = format!("strategy LoadBalancer has {ALLOWED_RANGES}, which counts");

@@ -119,9 +119,13 @@ fn read(
             None
         }
     };
+    let bound = allowed::Bound {
+        entries: settings.limits.ranges,
+        former: former.and_then(|former| former.allowed.as_ref()),
+    };
     let former = former.map_or(STRICTEST, |former| former.strategy);
     let strategy = known.unwrap_or(former);
-    let allowed = allowed::of(&stored.object, known, place(""), report);
+    let allowed = allowed::of(&stored.object, known, bound, place(""), report);
     if strategy == ExposeStrategy::Tunneling {
         let (seed, defaults) = (seed.seed.as_ref(), settings.options.seed_defaults);
         allowed::report_tunneling(allowed.as_ref(), seed, defaults, place(""), report);

@@ -24,6 +24,7 @@ use enforcer_policy::{
     problem::ProblemKind,
 };
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 pub use self::allow::{Destination, DestinationError};
 pub(super) use self::shared::Shared;
@@ -71,7 +72,7 @@ pub enum EgressDns {
 }
 
 /// What the agent has learned that is in no object.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Learned {
     /// Addresses of the hosts in URLs.
     pub names: BTreeMap<String, BTreeSet<IpAddr>>,

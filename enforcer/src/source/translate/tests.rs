@@ -2,6 +2,7 @@
 
 mod allowed;
 mod egress;
+mod hostile;
 mod missing;
 mod mode;
 mod objects;
@@ -54,6 +55,7 @@ fn settings() -> Settings {
         kubermatic_namespace: "kubermatic".to_owned(),
         guard_pods: GuardPods::Auto,
         egress: EgressSettings::default(),
+        limits: Limits::default(),
     }
 }
 

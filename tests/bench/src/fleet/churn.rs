@@ -93,9 +93,9 @@ fn write(watched: &Watched) -> Result<u64> {
                 })
             })
             .collect();
-        writers.into_iter().try_for_each(|writer| {
-            writer.join().map_err(|_| anyhow!("a writer panicked"))?
-        })
+        writers
+            .into_iter()
+            .try_for_each(|writer| writer.join().map_err(|_| anyhow!("a writer panicked"))?)
     })?;
     Ok(changes.into_inner())
 }

@@ -82,7 +82,10 @@ fn list(number: usize, ranges: usize) -> Vec<String> {
         if at % 4 == 3 {
             let address = 1_u128 << 125 | random.wide() >> 3;
             let length = 44 + random.below(21) as u8;
-            format!("{}/{length}", std::net::Ipv6Addr::from(address & (u128::MAX << (128 - length))))
+            format!(
+                "{}/{length}",
+                std::net::Ipv6Addr::from(address & (u128::MAX << (128 - length)))
+            )
         } else {
             let address = (11 << 24) + random.below(180 << 24) as u32;
             let length = 20 + random.below(13) as u8;

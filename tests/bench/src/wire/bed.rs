@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::{Ebpf, EbpfLoader, programs::{SchedClassifier, TcAttachType}};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{SchedClassifier, TcAttachType},
+};
 use enforcer_tests::{
     addresses::FIRST_VIP,
     agent::{Agent, Installation},
@@ -156,7 +159,8 @@ impl Bed {
             None => {
                 self.manifests.put("seed.yaml", &objects)?;
                 let node = &self.network.node(NODE).ns;
-                let installation = Installation::new(node, NODE, self.manifests.folder())?;
+                let installation = Installation::new(node, NODE, self.manifests.folder())?
+                    .arguments(&["--max-ranges-per-cluster", "200000"]);
                 let mut agent = installation.launch()?;
                 agent.wait_ready(AGENT_LIMIT)?;
                 (self.agent, self.installation) = (Some(agent), Some(installation));
@@ -170,9 +174,9 @@ impl Bed {
 /// Makes the device `discard`: dummy, or where the kernel has none the redirect target, which
 /// discards what was not redirected to it.
 fn discarding(client: &Netns) -> Result<()> {
-    let made = ["dummy", "ifb"].iter().find_map(|kind| {
-        client.ip(&format!("link add discard txqueuelen 0 type {kind}\n")).ok()
-    });
+    let made = ["dummy", "ifb"]
+        .iter()
+        .find_map(|kind| client.ip(&format!("link add discard txqueuelen 0 type {kind}\n")).ok());
     made.context("this kernel has no device that discards: neither dummy nor ifb")?;
     client.ip("link set discard up\n")
 }

@@ -16,7 +16,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use enforcer_tests::netns::Netns;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{bed::Bed, cpu::{Clock, Pinned}};
+use super::{
+    bed::Bed,
+    cpu::{Clock, Pinned},
+};
 
 /// First byte of a connection that sends as much as it can.
 const STREAM: u8 = b's';

@@ -72,7 +72,8 @@ pub(crate) fn targets(measured: &Measured) -> Vec<Target> {
         rows.filter_map(|row| Some(row.ratios.get(&figure)?.median)).collect()
     };
     let least = |figure| ratios(figure, &|_| true).into_iter().reduce(f64::min);
-    let most = |at: &dyn Fn(usize) -> bool| ratios(Figure::DeniedSyn, at).into_iter().reduce(f64::max);
+    let most =
+        |at: &dyn Fn(usize) -> bool| ratios(Figure::DeniedSyn, at).into_iter().reduce(f64::max);
     let to_kube_proxy = ours.iter().filter_map(|row| Some(row.to_kube_proxy?.median));
     let error = |figure| {
         let rows = measured.rows.iter().filter(|row| row.filter == Filter::NoneAgain);
@@ -109,8 +110,20 @@ pub(crate) fn targets(measured: &Measured) -> Vec<Target> {
 pub(crate) fn plots(measured: &Measured, out: &Path) -> Result<()> {
     for (name, title, y, figure, scale) in [
         ("macro-denied", "CPU per denied SYN", "ns", Figure::DeniedSyn, 1.0),
-        ("macro-connections", "Connections, one after the other", "a second", Figure::Connections, 1.0),
-        ("macro-throughput", "One connection without GSO", "Gbit/s", Figure::ThroughputWithoutGso, 8e-9),
+        (
+            "macro-connections",
+            "Connections, one after the other",
+            "a second",
+            Figure::Connections,
+            1.0,
+        ),
+        (
+            "macro-throughput",
+            "One connection without GSO",
+            "Gbit/s",
+            Figure::ThroughputWithoutGso,
+            8e-9,
+        ),
     ] {
         let mut curves = BTreeMap::new();
         for row in measured.rows.iter().filter(|row| row.left_out.is_none()) {

@@ -1,0 +1,4 @@
+#![no_main]
+//! See `enforcer_fuzz_targets::parse`.
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| enforcer_fuzz_targets::parse::run(data));
