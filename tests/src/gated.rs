@@ -220,7 +220,7 @@ impl Gated {
 
     fn add_part(&mut self, part: &Part, index: u16) -> Result<()> {
         let Part { name, namespace, label, port, target, protocol, grant } = *part;
-        let node = if index % 2 == 0 { NODE } else { OTHER_NODE };
+        let node = if index.is_multiple_of(2) { NODE } else { OTHER_NODE };
         let pod = if namespace == "cluster-c2" { format!("{name}-c2") } else { name.to_owned() };
         let host = self.stage.network.add_pod(node, &pod)?;
         let (ns, addresses) = (host.ns.clone(), host.addresses);
