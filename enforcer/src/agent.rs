@@ -158,6 +158,11 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     };
     let state = State::open(&run.places.state)?;
     let former = state.load();
+    // Where nothing is to be restored, a source that cannot be read leaves no trace.
+    let early = match &former {
+        None => Some(Source::open(choice(&run)?, None).await?),
+        Some(_) => None,
+    };
     let kernel = Kernel::open_attaching(&run.places.bpffs, run.attach)?;
     let listener = observe::bind(run.listen)
         .await
@@ -177,7 +182,10 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         let seen = node_states.borrow().clone();
         open_for = restored(&mut reconciler, &seen).then(|| begin.elapsed());
     }
-    let mut source = Source::open(choice(&run)?, reconciler.former().map(AsRef::as_ref)).await?;
+    let mut source = match early {
+        Some(source) => source,
+        None => Source::open(choice(&run)?, reconciler.former().map(AsRef::as_ref)).await?,
+    };
     tracing::info!("the source is open");
 
     let (status, statuses) = watch::channel(Arc::new(Status::default()));

@@ -449,6 +449,13 @@ mod tests {
     }
 
     #[test]
+    fn nothing_that_sees_packets_first_is_tolerated_unless_it_is_named() {
+        assert_eq!(run(&[]).unwrap().tolerate, []);
+        let both = run(&["--tolerate", "xdp,netkit"]).unwrap().tolerate;
+        assert_eq!(both, [Preemption::Xdp, Preemption::Netkit]);
+    }
+
+    #[test]
     fn proxies_ranges_of_load_balancers_and_pods_are_chosen() {
         let run =
             run(&["--trusted-proxies=10.1.2.3/8", "--lb-ranges=everywhere", "--guard-pods=off"])
@@ -484,6 +491,7 @@ mod tests {
             ["--lb-ranges", "nowhere"],
             ["--guard-pods", "yes"],
             ["--mode", "off"],
+            ["--tolerate", "everything"],
             ["--egress-dns", "none"],
             ["--egress-allow", "proxy.example.com:443"],
             ["--egress-allow", "10.0.0.0/8:0"],

@@ -19,6 +19,8 @@ use crate::{exec, http};
 
 /// The environment variable that names the agent's binary.
 pub const BINARY: &str = "ENFORCER_BIN";
+/// The environment variable that names the build with places to die at.
+const BINARY_WITH_FAULTS: &str = "ENFORCER_FAULTS_BIN";
 /// Loopback of the node's own namespace, so no two agents meet.
 const LISTEN: &str = "127.0.0.1:9464";
 const READY_LIMIT: Duration = Duration::from_secs(20);
@@ -38,6 +40,7 @@ pub struct Installation {
     source: String,
     interfaces: String,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     bpffs: PathBuf,
     state: PathBuf,
     log: PathBuf,
@@ -62,6 +65,7 @@ impl Installation {
             source: format!("manifests={}", folder.display()),
             interfaces: "eth0".into(),
             arguments: Vec::new(),
+            environment: Vec::new(),
             bpffs: scratch.bpffs("bpffs")?,
             state: scratch.folder("state")?,
             log: scratch.path().join("agent.log"),
@@ -93,6 +97,12 @@ impl Installation {
     /// Runs agents with these arguments from now on, instead of those added before.
     pub fn use_arguments(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
+    /// Gives agents these variables from now on, instead of those given before.
+    pub fn use_environment(&mut self, variables: &[(&str, &str)]) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.environment = variables.iter().map(owned).collect();
     }
 
     /// Runs another build from now on.
@@ -131,6 +141,7 @@ impl Installation {
         command.args(["--interfaces", &self.interfaces, "--listen", LISTEN]);
         command.arg("--bpffs").arg(&self.bpffs).arg("--state").arg(&self.state);
         command.args(&self.arguments);
+        command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         let child = command
             .spawn()
@@ -174,7 +185,11 @@ impl Installation {
 
     /// Runs `enforcer restore`: the image on disk is enforced again.
     pub fn restore(&self) -> Result<()> {
-        self.on_folders("restore")
+        let mut command = self.ns.command(&self.binary);
+        command.args(["restore", "--interfaces", &self.interfaces]);
+        command.arg("--bpffs").arg(&self.bpffs).arg("--state").arg(&self.state);
+        exec::run(command, "")?;
+        Ok(())
     }
 
     fn on_folders(&self, command_name: &str) -> Result<()> {
@@ -215,11 +230,22 @@ impl Answered {
 fn binary() -> Result<PathBuf> {
     const HINT: &str =
         "run `cargo xtask build`, then set it to the path of target/release/enforcer";
-    let Some(path) = std::env::var_os(BINARY).map(PathBuf::from) else {
-        bail!("{BINARY} is not set: {HINT}");
+    named(BINARY, HINT)
+}
+
+/// The build with places to die at, another one than [`BINARY`]; it takes `ENFORCER_FAULT` and
+/// `ENFORCER_ABI` from its environment.
+pub fn with_faults() -> Result<PathBuf> {
+    const HINT: &str = "run `cargo xtask test --tier faults`";
+    named(BINARY_WITH_FAULTS, HINT)
+}
+
+fn named(variable: &str, hint: &str) -> Result<PathBuf> {
+    let Some(path) = std::env::var_os(variable).map(PathBuf::from) else {
+        bail!("{variable} is not set: {hint}");
     };
     fs::canonicalize(&path)
-        .with_context(|| format!("{BINARY} names {}, which is not there: {HINT}", path.display()))
+        .with_context(|| format!("{variable} names {}, which is not there: {hint}", path.display()))
 }
 
 /// One running agent; killed when dropped, its pins stay.

@@ -24,6 +24,7 @@
 //!    [`traffic::Traffic`] connects again and again, a [`pairs::PairStream`] sends tens of
 //!    thousands of numbered SYNs a second and knows of each whether it arrived. An
 //!    [`onlooker::Onlooker`] is somebody else's program behind ours.
+//!    [`faults`] is both while something breaks, and a line of the table that the tier `faults` prints.
 //! 7. [`packets`] makes any packet by hand and reads any back, [`raw`] sends and catches them;
 //!    [`shapes`] has every shape that a stranger may give a segment.
 //! 8. [`control_plane`] is a real API server for the nodes of a topology, or by itself;
@@ -58,6 +59,7 @@ pub mod control_plane;
 pub mod counted;
 pub mod entrances;
 pub mod exec;
+pub mod faults;
 pub mod floor;
 pub mod gated;
 pub mod http;

@@ -30,12 +30,59 @@ impl Onlooker {
         Ok(Onlooker { map, program, link: None })
     }
 
+    /// Loads one that counts nothing and ends the chain with "let through": whoever comes behind it is
+    /// never asked.
+    pub fn accepting() -> Result<Onlooker> {
+        Self::answering(SCHED_CLS, ACCEPT)
+    }
+
+    /// Loads a program of XDP that passes everything on.
+    pub fn of_xdp() -> Result<Onlooker> {
+        Self::answering(XDP, XDP_PASS)
+    }
+
+    fn answering(kind: u32, answer: i32) -> Result<Onlooker> {
+        let map = create_map().context("cannot create a BPF map")?;
+        let code = [op(0xb7, 0, 0, answer), op(0x95, 0, 0, 0)];
+        let program = load_as(kind, &code).context("cannot load a program")?;
+        Ok(Onlooker { map, program, link: None })
+    }
+
+    /// Attaches it first in the TCX chain of an interface's ingress.
+    pub fn attach_tcx_first(&mut self, ns: &Netns, interface: &str) -> Result<()> {
+        self.attach(ns, interface, TCX_INGRESS, BEFORE)
+    }
+
+    /// Attaches one of [`Onlooker::of_xdp`] to an interface, in the kernel's generic way.
+    pub fn attach_xdp(&mut self, ns: &Netns, interface: &str) -> Result<()> {
+        self.attach(ns, interface, XDP_HOOK, XDP_GENERIC)
+    }
+
+    /// Detaches it.
+    pub fn detach(&mut self) {
+        self.link = None;
+    }
+
+    /// Puts it in the place of the program that a pinned link leads to, as whoever is root may do.
+    pub fn usurp(&self, pin: &Path) -> Result<()> {
+        let link = open_pin(pin)?;
+        let program = self.program.as_raw_fd().cast_unsigned();
+        let link = link.as_raw_fd().cast_unsigned();
+        bpf(LINK_UPDATE, LinkUpdate { link, program, flags: 0, former: 0 })
+            .with_context(|| format!("cannot replace the program of {}", pin.display()))
+            .map(drop)
+    }
+
     /// Attaches it last in the TCX chain of an interface's ingress.
     pub fn attach_tcx(&mut self, ns: &Netns, interface: &str) -> Result<()> {
+        self.attach(ns, interface, TCX_INGRESS, 0)
+    }
+
+    fn attach(&mut self, ns: &Netns, interface: &str, attach: u32, flags: u32) -> Result<()> {
         let program = self.program.as_raw_fd().cast_unsigned();
         let link = ns.enter(|| {
             let target = nix::net::if_::if_nametoindex(interface)?;
-            let attributes = LinkCreate { program, target, attach: TCX_INGRESS, flags: 0 };
+            let attributes = LinkCreate { program, target, attach, flags };
             descriptor(LINK_CREATE, attributes)
         });
         self.link = Some(link.with_context(|| format!("cannot attach to {interface}"))?);
@@ -45,6 +92,15 @@ impl Onlooker {
     /// Attaches it to an interface's ingress the old way: a clsact qdisc and a filter. `pin` is a
     /// path on a BPF filesystem for the time of the call.
     pub fn attach_clsact(&self, ns: &Netns, interface: &str, pin: &Path) -> Result<()> {
+        self.attach_filter(ns, interface, pin, &[])
+    }
+
+    /// The same, before all filters that are there.
+    pub fn attach_clsact_first(&self, ns: &Netns, interface: &str, pin: &Path) -> Result<()> {
+        self.attach_filter(ns, interface, pin, &["prio", "1"])
+    }
+
+    fn attach_filter(&self, ns: &Netns, interface: &str, pin: &Path, place: &[&str]) -> Result<()> {
         let text = pin.to_str().context("the path of the pin")?;
         let path = CString::new(text)?;
         let program = self.program.as_raw_fd().cast_unsigned();
@@ -54,8 +110,8 @@ impl Onlooker {
             ns.run("tc", &["qdisc", "add", "dev", interface, "clsact"])?;
         }
         let filter = ["filter", "add", "dev", interface, "ingress"];
-        let added =
-            ns.run("tc", &[&filter[..], &["bpf", "direct-action", "pinned", text]].concat());
+        let what = ["bpf", "direct-action", "pinned", text];
+        let added = ns.run("tc", &[&filter[..], place, &what].concat());
         std::fs::remove_file(pin).with_context(|| format!("cannot remove {text}"))?;
         added.map(drop)
     }
@@ -73,6 +129,21 @@ impl Onlooker {
         bpf(MAP_LOOKUP, attributes).context("cannot read a BPF map")?;
         Ok(count)
     }
+}
+
+/// Detaches a pinned link from its interface and leaves the pin, as whoever is root may do.
+pub fn detach_pinned(pin: &Path) -> Result<()> {
+    let link = open_pin(pin)?.as_raw_fd().cast_unsigned();
+    bpf(LINK_DETACH, LinkDetach { link })
+        .with_context(|| format!("cannot detach {}", pin.display()))
+        .map(drop)
+}
+
+fn open_pin(pin: &Path) -> Result<OwnedFd> {
+    let text = pin.to_str().context("the path of the pin")?;
+    let path = CString::new(text)?;
+    let open = ObjPin { path: address(path.as_ptr()), object: 0, flags: 0 };
+    descriptor(OBJ_GET, open).with_context(|| format!("cannot open {text}"))
 }
 
 /// How many programs hang in the TCX chain of an interface's ingress.
@@ -126,12 +197,21 @@ const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP: libc::c_long = 1;
 const PROGRAM_LOAD: libc::c_long = 5;
 const OBJ_PIN: libc::c_long = 6;
+const OBJ_GET: libc::c_long = 7;
 const PROGRAM_QUERY: libc::c_long = 16;
 const LINK_CREATE: libc::c_long = 28;
+const LINK_UPDATE: libc::c_long = 29;
+const LINK_DETACH: libc::c_long = 34;
+const XDP_HOOK: u32 = 37;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
 const ARRAY: u32 = 2;
 const SCHED_CLS: u32 = 3;
+const XDP: u32 = 6;
+const BEFORE: u32 = 1 << 3;
+const XDP_GENERIC: u32 = 1 << 1;
+const ACCEPT: i32 = 0;
+const XDP_PASS: i32 = 2;
 
 /// A part of `union bpf_attr`: plain words without padding, zero where nothing is wanted.
 ///
@@ -194,6 +274,19 @@ struct LinkCreate {
     flags: u32,
 }
 
+#[repr(C)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    former: u32,
+}
+
+#[repr(C)]
+struct LinkDetach {
+    link: u32,
+}
+
 // SAFETY: integers in C's order; explicit padding where 64-bit words follow an odd count of 32.
 unsafe impl Attributes for MapCreate {}
 // SAFETY: as above.
@@ -206,6 +299,10 @@ unsafe impl Attributes for ObjPin {}
 unsafe impl Attributes for ProgramQuery {}
 // SAFETY: as above.
 unsafe impl Attributes for LinkCreate {}
+// SAFETY: as above.
+unsafe impl Attributes for LinkUpdate {}
+// SAFETY: as above.
+unsafe impl Attributes for LinkDetach {}
 
 fn bpf<A: Attributes>(command: libc::c_long, mut attributes: A) -> io::Result<libc::c_long> {
     bpf_in_place(command, &mut attributes)
@@ -237,9 +334,13 @@ fn create_map() -> io::Result<OwnedFd> {
 }
 
 pub(crate) fn load(code: &[Instruction]) -> Result<OwnedFd> {
+    load_as(SCHED_CLS, code)
+}
+
+fn load_as(kind: u32, code: &[Instruction]) -> Result<OwnedFd> {
     let mut log = vec![0u8; 1 << 16];
     let attributes = ProgramLoad {
-        kind: SCHED_CLS,
+        kind,
         instructions: code.len() as u32,
         code: address(code.as_ptr()),
         license: address(c"GPL".as_ptr()),

@@ -188,7 +188,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
         (vec!["run", "--node", "n1"], "--source"),
         (vec!["run", "--source", "somewhere", "--node", "n1"], "manifests=DIR"),
         ([&run[..], &["--exempt", "10.0.0.0/33"]].concat(), "10.0.0.0/33"),
-        ([&run[..], &["--reject", "reset"]].concat(), "--reject"),
+        ([&run[..], &["--reject", "politely"]].concat(), "--reject"),
         (vec!["clean", "--node", "n1"], "--node"),
     ] {
         let output = installation.enforcer(&wrong).unwrap();

@@ -112,6 +112,11 @@ pub(crate) fn agent(project: &Project, profile: Profile) -> Result<PathBuf> {
     }
 }
 
+/// Builds the agent with places to die at, for tests: `target/debug/enforcer`.
+pub(crate) fn agent_with_faults(project: &Project) -> Result<()> {
+    child::run(agent_build(project).args(["--features", "faults"]))
+}
+
 /// Builds the agent as a program that needs no file but itself, without musl.
 pub(crate) fn static_agent(project: &Project, architecture: Architecture) -> Result<PathBuf> {
     let target = architecture.target();
@@ -144,6 +149,7 @@ pub(crate) fn locked(project: &Project) -> Option<&'static str> {
 /// The variables that tell test programs, demo and benchmark what to run.
 pub(crate) fn with_product<'a>(command: &'a mut Command, project: &Project) -> &'a mut Command {
     command.env("ENFORCER_BIN", project.agent()).env("ENFORCER_BPF_OBJECT", project.object());
+    command.env("ENFORCER_FAULTS_BIN", project.target().join("debug/enforcer"));
     // What is wrong with it is said where it is needed.
     if let Ok(control_plane) = ControlPlane::of(project) {
         command.env("ENFORCER_CONTROL_PLANE", control_plane.assets());

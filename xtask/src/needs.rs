@@ -30,6 +30,8 @@ pub(crate) enum Need {
     CargoDeny,
     BpfObject,
     Agent,
+    /// The agent with places to die at, another build than the one of a release.
+    AgentWithFaults,
     /// The image for this machine, as an archive.
     Image,
     /// etcd, kube-apiserver and kubectl.
@@ -64,6 +66,7 @@ impl<'a> Needs<'a> {
             let idle = match need {
                 Need::BpfObject
                 | Need::Agent
+                | Need::AgentWithFaults
                 | Need::CargoDeny
                 | Need::ControlPlane
                 | Need::Image => !unmet.is_empty(),
@@ -110,6 +113,7 @@ impl<'a> Needs<'a> {
                 engine.build(project, Architecture::here()).map(drop).map_err(broken)
             }
             Need::ControlPlane => self.control_plane(),
+            Need::AgentWithFaults => build::agent_with_faults(project).map_err(broken),
             Need::Agent => build::agent(project, Profile::Release).map(drop).map_err(broken),
         }
     }

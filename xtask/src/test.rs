@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,9 +35,29 @@ pub(crate) fn run(project: &Project, names: &[String], extra: &[OsString]) -> Re
         .filter(chosen)
         .map(|tier| run_tier(project, &mut needs, tier, extra))
         .collect();
+    show_scenarios();
     let (table, sum) = closing(&rows, ci());
     println!("\n{table}\n{}", last_line(sum));
     Ok(if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How lines begin that belong into a table of their own (`tests/src/faults.rs`): what may lose nothing and
+/// let nothing through, and what opens the node by itself until it is undone.
+const SCENARIO: [&str; 2] = ["scenario |", "attack |"];
+
+/// Such lines, in the order in which they came.
+static SCENARIOS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Shows the table of scenarios, if there were any.
+fn show_scenarios() {
+    let scenarios = SCENARIOS.lock().unwrap_or_else(PoisonError::into_inner);
+    if scenarios.is_empty() {
+        return;
+    }
+    for (kind, last) in SCENARIO.into_iter().zip(["longest pause", "open for"]) {
+        println!("\n{kind} pairs sent | lost | let through | {last}");
+        scenarios.iter().filter(|line| line.starts_with(kind)).for_each(|line| println!("{line}"));
+    }
 }
 
 fn run_tier(project: &Project, needs: &mut Needs<'_>, tier: &Tier, extra: &[OsString]) -> Row {
@@ -147,6 +168,9 @@ fn count_tests(command: &mut Command) -> Result<Counts> {
         match lines.recv_timeout(Duration::from_millis(100)) {
             Ok(line) => {
                 println!("{line}");
+                if SCENARIO.iter().any(|kind| line.starts_with(kind)) {
+                    SCENARIOS.lock().unwrap_or_else(PoisonError::into_inner).push(line.clone());
+                }
                 counts.add(Counts::of_result_line(&line).unwrap_or_default());
             }
             Err(RecvTimeoutError::Disconnected) => break child.wait()?,

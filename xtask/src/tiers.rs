@@ -46,6 +46,19 @@ const NETWORKS: &[Need] = &[
     Need::Agent,
 ];
 
+/// What a test that lets the agent die takes.
+const FAULTS: &[Need] = &[
+    Need::Root,
+    Need::LoadBpf,
+    Need::MountBpffs,
+    Need::NetworkNamespaces,
+    Need::Program("ip"),
+    Need::Program("nft"),
+    Need::BpfObject,
+    Need::Agent,
+    Need::AgentWithFaults,
+];
+
 /// What a real API server beside these networks takes.
 const CLUSTER: &[Need] = &[
     Need::Root,
@@ -129,6 +142,12 @@ pub(crate) const TIERS: &[Tier] = &[
             "--test",
             "agent_*",
         ])],
+    },
+    Tier {
+        name: "faults",
+        proves: "nothing opens and nothing is lost, whatever happens to the agent",
+        needs: FAULTS,
+        steps: &[Step::Tests(&["--workspace", "--test", "faults_*"])],
     },
     Tier {
         name: "hostile",

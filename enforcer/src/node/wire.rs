@@ -301,6 +301,25 @@ mod tests {
     }
 
     #[test]
+    fn an_xdp_program_is_seen_in_whatever_mode_and_its_absence_too() {
+        let read = |mode: Option<u8>, kind: &[u8]| {
+            let attached = mode.map(|mode| attribute(2, &[mode])).unwrap_or_default();
+            let attributes = [
+                attribute(libc::IFLA_IFNAME, b"eth0\0"),
+                attribute(libc::IFLA_XDP, &attached),
+                attribute(libc::IFLA_LINKINFO, &attribute(libc::IFLA_INFO_KIND, kind)),
+            ];
+            link(&link_message(libc::ARPHRD_ETHER, 2, &attributes)).unwrap().preempted
+        };
+        for mode in 1..=4 {
+            assert_eq!(read(Some(mode), b"veth\0"), Some(Preemption::Xdp), "{mode}");
+        }
+        assert_eq!(read(Some(0), b"veth\0"), None);
+        assert_eq!(read(None, b"veth\0"), None);
+        assert_eq!(read(Some(0), b"netkit\0"), Some(Preemption::Netkit));
+    }
+
+    #[test]
     fn a_lower_device_in_another_namespace_is_not_one_of_ours() {
         let read = |kind: &[u8], netns: i32| {
             let attributes = [

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{Role, classify, roles};
 use crate::node::{
-    NodeState, Selection,
+    NodeState, Preemption, Selection,
     facts::{Assigned, Facts, Kind, Link, Lower, Neighbour, Route},
 };
 
@@ -50,6 +50,11 @@ impl Node {
 
     pub(super) fn header(mut self, arphrd: u16) -> Self {
         self.last().arphrd = arphrd;
+        self
+    }
+
+    pub(super) fn preempted(mut self, by: Preemption) -> Self {
+        self.last().preempted = Some(by);
         self
     }
 

@@ -1,7 +1,7 @@
 //! Topologies as they occur on real nodes, and what is guarded there.
 
 use super::{draw::Node, *};
-use crate::node::facts::SERVICE_DEVICE;
+use crate::node::{Preemption, facts::SERVICE_DEVICE};
 
 fn named(names: &[&str]) -> Selection {
     Selection::Named(names.iter().map(|name| (*name).to_owned()).collect())
@@ -374,4 +374,17 @@ fn of_neighbours_those_of_tunnels_are_peers() {
     let node = node.peer("10.244.7.0").peer("2001:db8:244::7");
     let state = node.state(&Selection::Auto);
     assert_eq!(state.tunnel_peers, ips(&["10.244.7.0", "2001:db8:244::7"]));
+}
+
+#[test]
+fn what_sees_packets_first_is_named_and_the_card_is_guarded_all_the_same() {
+    let node = Node::new().nic("eth0").preempted(Preemption::Xdp).holds("10.0.0.5/24");
+    let node = node.default_route().device("dummy", "d0").preempted(Preemption::Xdp);
+    let state = classify(&node.0, &Selection::Auto, &BTreeSet::new());
+    let guarded: Vec<&str> = state.interfaces.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(guarded, ["eth0"]);
+    let reason = UnguardableReason::Preempted(Preemption::Xdp);
+    assert_eq!(state.unguardable, [Unguardable { name: "eth0".to_owned(), reason }]);
+    let said = state.unguardable[0].to_string();
+    assert!(said.contains("ip link set eth0 xdp off") && said.contains("--tolerate xdp"), "{said}");
 }
