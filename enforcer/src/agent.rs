@@ -32,7 +32,7 @@ use crate::{
     names::Names,
     node::{self, NodeState},
     observe::{
-        self, Metrics,
+        self, Metrics, company,
         drops::{self, Drops},
         events, lease,
         socket::{self, Answers},
@@ -369,6 +369,12 @@ fn tell_kubernetes(
     let (clients, objects) = (source.clients(), source.reader());
     tasks.spawn(lease::keep(
         namespace.clone(),
+        node.clone(),
+        clients.clone(),
+        statuses.clone(),
+        cancelled.clone(),
+    ));
+    tasks.spawn(company::report(
         node.clone(),
         clients.clone(),
         statuses.clone(),
