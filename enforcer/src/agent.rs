@@ -38,6 +38,7 @@ use crate::{
         socket::{self, Answers},
         sources,
     },
+    privilege,
     reconcile::{Reconciler, Report},
     source::{
         Choice, EgressDns, EgressSettings, GuardPods, Kubernetes, Limits, Objects, OpenError,
@@ -74,6 +75,9 @@ pub enum AgentError {
     /// `enforcer restore` could not do it; why is in the log.
     #[error("what was enforced last is not in force")]
     NotRestored,
+    /// Capabilities that are not needed cannot be given up.
+    #[error("cannot give up capabilities")]
+    Privilege(#[source] caps::errors::CapsError),
     /// Signals cannot be received.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
@@ -154,6 +158,9 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     };
     let state = State::open(&run.places.state)?;
     let former = state.load();
+    // Before the first thread: the source has one.
+    kernel::mount(&run.places.bpffs)?;
+    privilege::give_up().map_err(AgentError::Privilege)?;
     // Where nothing is to be restored, a source that cannot be read leaves no trace.
     let early = match &former {
         None => Some(Source::open(choice(&run)?, None).await?),
