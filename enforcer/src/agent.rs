@@ -305,7 +305,7 @@ fn restored(reconciler: &mut Reconciler, node: &NodeState) -> bool {
             false
         }
         None => {
-            tracing::warn!(
+            tracing::info!(
                 revision = %report.wanted,
                 interfaces = report.guarded.len(),
                 "what was enforced last is in force again; it may be stale until the source is read"
