@@ -256,7 +256,9 @@ impl<P: Packet, T: Tables, S: Sockets> Leaving<'_, P, T, S> {
             local_port: quoted.destination_port,
             remote_port: quoted.source_port,
         };
-        self.sockets.owner(&connection) != 0
+        // A listener alone has no connection of which there is something to tell, and what is quoted is
+        // whatever the sender wrote.
+        !matches!(self.sockets.owner(&connection), 0 | state::LISTEN)
     }
 
     #[inline(always)]

@@ -29,6 +29,7 @@ use self::due::Due;
 use crate::{
     args::{self, EgressDnsOption, Places, Restore, Run},
     kernel::{self, EventRing, Kernel, KernelError, RecentSources},
+    memory,
     names::Names,
     node::{self, NodeState},
     observe::{
@@ -138,6 +139,9 @@ impl Status {
 /// Time after which a failed attempt is made again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Without news for this long, memory that a change took is given back.
+const REST: Duration = Duration::from_secs(2);
+
 /// Time that a change of the objects waits for a look at the node; mostly a few milliseconds.
 const CATCH_UP: Duration = Duration::from_millis(30);
 
@@ -203,7 +207,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     tasks.spawn(drops::read(events, drops.clone(), statuses.clone(), cancelled.clone()));
     let (found, mut observations) = watch::channel(Arc::default());
     tasks.spawn(sources::look(
-        RecentSources::open(&run.places.bpffs)?,
+        Arc::new(RecentSources::open(&run.places.bpffs)?),
         drops.clone(),
         to_save.clone(),
         statuses.clone(),
@@ -219,6 +223,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut due = Due::Image;
     let mut known = Arc::default();
     let mut again = None;
+    let mut give_back = None;
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     'agent: loop {
@@ -252,6 +257,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         let now = Instant::now();
         let later = || again.filter(|at| *at > now).unwrap_or(now + RETRY);
         again = report.retry.then(later);
+        give_back = if due == Due::Image { Some(now + REST) } else { give_back };
         let after_failure = if report.failure.is_some() { Due::Image } else { Due::Interfaces };
         let observed = Arc::clone(&observations.borrow_and_update());
         let source_stale_since = objects.stale_since;
@@ -284,6 +290,11 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
                 }
                 () = yield_now(), if reconciler.is_open() => Due::Rest,
                 () = wait_until(again) => after_failure,
+                () = wait_until(give_back) => {
+                    give_back = None;
+                    memory::give_back();
+                    Due::Rest
+                }
             };
         };
     }

@@ -12,6 +12,7 @@ pub mod chain;
 pub mod debug;
 mod fault;
 pub mod kernel;
+pub mod memory;
 pub mod names;
 mod netlink;
 pub mod node;

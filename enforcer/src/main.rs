@@ -8,6 +8,7 @@ use enforcer::{
     agent::{self, AgentError},
     args::{Arguments, Clean, Command, LogFormat, Run},
     debug::{self, Debug},
+    memory,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -53,6 +54,7 @@ fn end(ended: Ended) -> ExitCode {
 }
 
 fn watch(run: Run) -> Ended {
+    memory::keep_little();
     let runtime = runtime()?;
     let result = runtime.block_on(agent::run(run));
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));

@@ -264,6 +264,7 @@ impl Reconciler {
             report.policies = rules.policies.len();
             applied = self.apply(&rules, node, &mut report);
         }
+        report.took = begin.elapsed();
         match applied {
             Ok(()) => {
                 let former = self.former.as_deref();
@@ -277,7 +278,6 @@ impl Reconciler {
         problems.dedup();
         let problems = problem::at_most(problems, self.settings.limits.problems);
         report.problems = problems;
-        report.took = begin.elapsed();
         self.report = report;
         self.proceed()
     }

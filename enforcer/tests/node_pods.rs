@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use enforcer::node::NodeState;
+use enforcer::node::{NodeState, Selection, observe};
 use enforcer_policy::model::PodInterface;
 use spaces::{Elsewhere, PATIENCE, Watched, alone, elsewhere, ip};
 
@@ -177,6 +177,11 @@ fn a_burst_of_pods_that_come_and_go_is_listed_in_the_end() {
                 && state.pod_interfaces.iter().all(|pod| pod.addresses.len() == 2)
         })
         .await;
+        // A look that asks all of them.
+        let begin = Instant::now();
+        let seen = observe(&Selection::Auto, &BTreeSet::new()).unwrap();
+        println!("one look at {} pods took {:?}", seen.pod_interfaces.len(), begin.elapsed());
+        assert_eq!(seen.pod_interfaces, node.states.borrow().pod_interfaces);
     });
 }
 

@@ -12,7 +12,8 @@
 //!    the built [`topology::Network`] takes more clients, pods, nodes and services at any time.
 //! 3. [`seed`] describes user clusters and seeds as KKP sees them and [`kube`] the services, pods
 //!    and nodes below; one description gives manifests, NAT rules and the list of frontends.
-//!    [`entrances`] opens every other kind of way in. [`manifests`] is the folder that the agent watches, [`yaml`] how objects are written there.
+//!    [`entrances`] opens every other kind of way in, [`gated`] has all that a gated API server may and may not
+//!    connect to. [`manifests`] is the folder that the agent watches, [`yaml`] how objects are written there.
 //! 4. [`agent`] runs the real agent on a node: an [`agent::Installation`] keeps pins and state
 //!    while agents come and go; [`http`] reads its health and metrics.
 //! 5. [`talk`] asks what a client gets: [`talk::connect`] tells answered from refused from silent,
@@ -29,7 +30,7 @@
 //! 8. [`control_plane`] is a real API server for the nodes of a topology, or by itself;
 //!    [`watched`] is a stage whose agents read it with the rights that `deploy/base` gives them.
 //!    [`container`] runs the image on a node.
-//! 9. [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above.
+//! 9. [`floor`] says what a packet costs a program; [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -59,6 +60,8 @@ pub mod counted;
 pub mod entrances;
 pub mod exec;
 pub mod faults;
+pub mod floor;
+pub mod gated;
 pub mod http;
 pub mod kube;
 pub mod latency;

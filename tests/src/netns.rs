@@ -126,6 +126,13 @@ impl Netns {
             .with_context(|| format!("in namespace {}", self.name()))
     }
 
+    /// Leaves the checksums of what an interface sends to the next device (`ethtool -K … tx on`), or
+    /// not.
+    pub fn checksum_offload(&self, interface: &str, on: bool) -> Result<()> {
+        self.enter(|| offload(interface, on))
+            .with_context(|| format!("cannot set the offload of {interface} in {}", self.name()))
+    }
+
     fn move_here(&self) {
         setns(&*self.handle, CloneFlags::CLONE_NEWNET).expect("root can enter its own namespace");
     }
@@ -175,6 +182,31 @@ fn loopback_up() -> Result<()> {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
     // SAFETY: SIOCSIFFLAGS reads the ifreq, which lives until the call returns.
     if unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &request) } != 0 {
+        bail!(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// What SIOCETHTOOL takes (linux/ethtool.h).
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+fn offload(interface: &str, on: bool) -> Result<()> {
+    const SET_TX_CHECKSUM: u32 = 0x17;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("cannot make a socket")?;
+    let mut value = EthtoolValue { command: SET_TX_CHECKSUM, data: on.into() };
+    // SAFETY: an all-zero ifreq is a valid value of that C struct.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes().take(15)) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    // SAFETY: SIOCETHTOOL reads the ifreq and the value, which live until the call returns.
+    if unsafe { libc::ioctl(fd, libc::SIOCETHTOOL, &request) } != 0 {
         bail!(std::io::Error::last_os_error());
     }
     Ok(())

@@ -217,7 +217,7 @@ const XDP_PASS: i32 = 2;
 ///
 /// # Safety
 /// Implementors are `repr(C)`, of integers only, and have no padding.
-unsafe trait Attributes {}
+pub(crate) unsafe trait Attributes {}
 
 #[repr(C)]
 struct MapCreate {
@@ -308,7 +308,7 @@ fn bpf<A: Attributes>(command: libc::c_long, mut attributes: A) -> io::Result<li
     bpf_in_place(command, &mut attributes)
 }
 
-fn bpf_in_place<A: Attributes>(
+pub(crate) fn bpf_in_place<A: Attributes>(
     command: libc::c_long,
     attributes: &mut A,
 ) -> io::Result<libc::c_long> {
@@ -325,7 +325,7 @@ fn descriptor<A: Attributes>(command: libc::c_long, attributes: A) -> io::Result
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-fn address<T>(pointer: *const T) -> u64 {
+pub(crate) fn address<T>(pointer: *const T) -> u64 {
     pointer.expose_provenance() as u64
 }
 
@@ -333,7 +333,7 @@ fn create_map() -> io::Result<OwnedFd> {
     descriptor(MAP_CREATE, MapCreate { kind: ARRAY, key_size: 4, value_size: 8, entries: 1 })
 }
 
-fn load(code: &[Instruction]) -> Result<OwnedFd> {
+pub(crate) fn load(code: &[Instruction]) -> Result<OwnedFd> {
     load_as(SCHED_CLS, code)
 }
 
@@ -357,7 +357,7 @@ fn load_as(kind: u32, code: &[Instruction]) -> Result<OwnedFd> {
 /// One instruction of BPF.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-struct Instruction {
+pub(crate) struct Instruction {
     code: u8,
     /// Destination in the low half, source in the high one.
     registers: u8,
@@ -365,7 +365,7 @@ struct Instruction {
     immediate: i32,
 }
 
-const fn op(code: u8, registers: u8, offset: i16, immediate: i32) -> Instruction {
+pub(crate) const fn op(code: u8, registers: u8, offset: i16, immediate: i32) -> Instruction {
     Instruction { code, registers, offset, immediate }
 }
 

@@ -100,6 +100,15 @@ impl RawPort {
 
     /// The next packet that `wanted` likes, or None when `timeout` has passed.
     pub fn next(&self, timeout: Duration, wanted: impl Fn(&Seen) -> bool) -> Result<Option<Seen>> {
+        Ok(self.next_frame(timeout, wanted)?.map(|(seen, _)| seen))
+    }
+
+    /// The same, with its bytes from the Ethernet header on.
+    pub fn next_frame(
+        &self,
+        timeout: Duration,
+        wanted: impl Fn(&Seen) -> bool,
+    ) -> Result<Option<(Seen, Vec<u8>)>> {
         let end = Instant::now() + timeout;
         let mut buffer = vec![0u8; 1 << 16];
         while wait_readable(&[self], end.saturating_duration_since(Instant::now()))? {
@@ -107,9 +116,9 @@ impl RawPort {
             let flags = libc::MSG_DONTWAIT;
             // SAFETY: pointer and length are of one live, writable buffer.
             let got = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) };
-            let seen = usize::try_from(got).ok().and_then(|length| Seen::frame(&buffer[..length]));
-            if let Some(seen) = seen.filter(&wanted) {
-                return Ok(Some(seen));
+            let frame = usize::try_from(got).map(|length| &buffer[..length]).unwrap_or_default();
+            if let Some(seen) = Seen::frame(frame).filter(&wanted) {
+                return Ok(Some((seen, frame.to_vec())));
             }
         }
         Ok(None)

@@ -135,7 +135,10 @@ pub(super) fn view(sight: &Sight, options: &Options) -> Result<Diff, DebugError>
         kubermatic_namespace: kubermatic_namespace(agent),
         guard_pods: agent.map(|agent| agent.guard_pods.choice()).unwrap_or_default(),
         egress: egress(agent),
-        limits: Limits::default(),
+        limits: Limits {
+            ranges: agent.map_or(Limits::default().ranges, |it| it.max_ranges_per_cluster),
+            ..Limits::default()
+        },
     };
     let learned = sight.account.as_ref().map(|account| account.learned.clone()).unwrap_or_default();
     let Translated { snapshot: after, problems, names: _ } =

@@ -4,6 +4,9 @@
 //! source could name, and the range and object behind it. The verdict is the kernel's; the words are the
 //! oracle's, and left out where the two do not agree, which is said.
 
+mod because;
+mod egress;
+
 use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
@@ -12,17 +15,13 @@ use std::{
 use clap::Args;
 use enforcer_ebpf::{abi::Explained, verdict::Reason};
 use enforcer_policy::{
-    compile::EgressPod,
-    model::{
-        Cluster, ClusterId, Egress, Frontend, FrontendAddress, Peer, PeerPort, Protocol, Side,
-        Snapshot,
-    },
-    oracle::{self, Admitted, Answer, Exemption, Segment},
+    model::{Cluster, ClusterId, Frontend, FrontendAddress, Protocol, Side, Snapshot},
+    oracle::{self, Answer, Segment},
     plan::Hook,
 };
-use ipnet::IpNet;
 use serde::Serialize;
 
+use self::because::Words;
 use super::{
     DebugError, Outcome, View,
     screen::{Screen, Tone, plain, toned},
@@ -342,94 +341,6 @@ impl Asker<'_> {
         let owner = clusters.find(|cluster| cluster.frontends.contains(frontend));
         owner.map(|cluster| cluster.id.to_string())
     }
-
-    fn egress(&self, source: &str, target: &str) -> Result<Vec<Said>, DebugError> {
-        let Some((to, protocol)) = place(target) else {
-            return Err(ExplainError::EgressTarget(target.to_owned()).into());
-        };
-        let policies = &self.known.rules.egress_policies;
-        let mut verdicts = Vec::new();
-        for (interface, pod) in &self.known.rules.egress {
-            let EgressPod { netns: _, v4, v6, policy } = pod;
-            let own = if to.is_ipv4() { v4.map(IpAddr::V4) } else { v6.map(IpAddr::V6) };
-            let addresses = [v4.map(IpAddr::V4), v6.map(IpAddr::V6)];
-            let id = policies.get(*policy).map(|policy| &policy.cluster);
-            let is_meant = id.is_some_and(|id| id.0 == source)
-                || address(source).is_ok_and(|address| addresses.contains(&Some(address)));
-            let (Some(own), Some(id), true) = (own, id, is_meant) else { continue };
-            verdicts.push(self.leaves(*interface, own, id, to, protocol)?);
-        }
-        let open = self.known.snapshot.clusters.get(&ClusterId(source.to_owned()));
-        match (verdicts.is_empty(), open) {
-            (false, _) => Ok(verdicts),
-            (true, Some(cluster)) if cluster.egress.is_none() => {
-                Ok(vec![Said::ungated(cluster, to, protocol)])
-            }
-            (true, _) => Err(ExplainError::NoPod(source.to_owned()).into()),
-        }
-    }
-
-    fn leaves(
-        &self,
-        interface: u32,
-        own: IpAddr,
-        id: &ClusterId,
-        to: SocketAddr,
-        protocol: Protocol,
-    ) -> Result<Said, DebugError> {
-        let from = SocketAddr::new(own, SOURCE_PORT);
-        let explained =
-            self.dry_run.leaves(interface, &Probe { from, to, protocol, step: Step::Open })?;
-        let egress = self.known.snapshot.clusters.get(id).and_then(|it| it.egress.as_ref());
-        let peer = egress
-            .and_then(|Egress { peers, .. }| peers.iter().find(|peer| names(peer, to, protocol)));
-        let (reason, peer) = (reason(explained), peer.filter(|_| !explained.drops));
-        Ok(Said {
-            frontend: None,
-            cluster: Some(id.to_string()),
-            source: own.to_string(),
-            destination: to.to_string(),
-            protocol: words::protocol(protocol),
-            verdict: verdict(explained),
-            reason,
-            range: peer.map(|peer| peer.net.to_string()),
-            object: peer.map(|peer| peer.origin.object.to_string()),
-            field: peer.map(|peer| peer.origin.field.clone()),
-            why: match peer {
-                Some(Peer { net, port, origin }) => {
-                    format!("{net} port {} of {origin}", words::peer_port(*port))
-                }
-                None if explained.drops => format!("no peer of {id} is there"),
-                None => reason.replace('_', " "),
-            },
-        })
-    }
-}
-
-impl Said {
-    fn ungated(cluster: &Cluster, to: SocketAddr, protocol: Protocol) -> Self {
-        Self {
-            frontend: None,
-            cluster: Some(cluster.id.to_string()),
-            source: cluster.id.to_string(),
-            destination: to.to_string(),
-            protocol: words::protocol(protocol),
-            verdict: "unguarded",
-            reason: Reason::Unguarded.name(),
-            range: None,
-            object: None,
-            field: None,
-            why: "spec.features.apiserverNetworkPolicy is off".to_owned(),
-        }
-    }
-}
-
-fn names(peer: &Peer, to: SocketAddr, protocol: Protocol) -> bool {
-    let at = match peer.port {
-        PeerPort::Any => true,
-        PeerPort::Only(only, port) => only == protocol && port == to.port(),
-    };
-    at && peer.net.contains(&to.ip())
 }
 
 fn reason(explained: Explained) -> &'static str {
@@ -443,92 +354,6 @@ fn verdict(explained: Explained) -> &'static str {
         (true, false) => "denied",
         (false, _) if explained.reason == Reason::Unguarded as u32 => "unguarded",
         (false, _) => "allowed",
-    }
-}
-
-/// The oracle's words.
-#[derive(Default)]
-struct Words {
-    range: Option<String>,
-    object: Option<String>,
-    field: Option<String>,
-    why: String,
-}
-
-impl Words {
-    fn of(answer: &Answer) -> Self {
-        let option = |range: &IpNet, option: &str| Self {
-            range: Some(range.to_string()),
-            object: Some(option.to_owned()),
-            field: None,
-            why: format!("{option} {range}"),
-        };
-        match answer {
-            Answer::Unguarded => Self::only("no list restricts it"),
-            Answer::Listed(by) => Self::listed(by),
-            Answer::OwnPod(cluster) => {
-                Self::only(&format!("a pod of the control plane of {cluster}"))
-            }
-            Answer::Exempt(exemption) => Self::exempt(exemption),
-            Answer::TrustedProxy(range) => option(range, "--trusted-proxies"),
-            Answer::Reply => Self::only("a reply to a connection that the node opened"),
-            Answer::Probe(range) | Answer::ProbeData(range) => option(range, "--probe-ranges"),
-            Answer::NotListed(clusters) => {
-                let names: Vec<String> = clusters.iter().map(ToString::to_string).collect();
-                Self::only(&format!("in no list of {}", names.join(", ")))
-            }
-        }
-    }
-
-    fn only(why: &str) -> Self {
-        Self { why: why.to_owned(), ..Self::default() }
-    }
-
-    fn listed(by: &[(ClusterId, Admitted)]) -> Self {
-        let one = |Admitted { range, origin, position }: &Admitted| {
-            format!("{range} of {origin}[{position}]")
-        };
-        let all: Vec<String> = by.iter().map(|(_, admitted)| one(admitted)).collect();
-        let first = by.first().map(|(_, admitted)| admitted);
-        Self {
-            range: first.map(|admitted| admitted.range.to_string()),
-            object: first.map(|admitted| admitted.origin.object.to_string()),
-            field: first.map(|it| format!("{}[{}]", it.origin.field, it.position)),
-            why: all.join(" and "),
-        }
-    }
-
-    fn exempt(exemption: &Exemption) -> Self {
-        let node = |name: &String, field: &str, range: Option<&IpNet>| Self {
-            range: range.map(ToString::to_string),
-            object: Some(format!("Node {name}")),
-            field: Some(field.to_owned()),
-            why: match range {
-                Some(range) => format!("{range} of Node {name} {field}"),
-                None => format!("an address of Node {name} {field}"),
-            },
-        };
-        match exemption {
-            Exemption::Node(name) => node(name, "status.addresses", None),
-            Exemption::PodRange(name, range) => node(name, "spec.podCIDRs", Some(range)),
-            Exemption::TunnelPeer => Self::only("the tunnel device of another node"),
-            Exemption::SharedProxyPod => Self::only("a pod of the shared nodeport-proxy"),
-            Exemption::Option(range) => Self {
-                range: Some(range.to_string()),
-                object: Some("--exempt".to_owned()),
-                field: None,
-                why: format!("--exempt {range}"),
-            },
-        }
-    }
-
-    /// The image in force is not that of the objects.
-    fn unknown(answer: &Answer, reason: &str) -> Self {
-        let said = answer.reason();
-        Self::only(&format!(
-            "{}: by an image of other objects; by those that are known it were {said}",
-            reason.replace('_', " ")
-        ))
     }
 }
 

@@ -1,5 +1,7 @@
 //! `enforcer debug list`: every API server of the seed, one line each.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use enforcer_policy::{
     image::Counted,
     model::{ClusterId, Mode},
@@ -7,12 +9,12 @@ use enforcer_policy::{
 use serde::Serialize;
 
 use super::{
-    DebugError, Outcome, View,
+    DebugError, Outcome, View, drops,
     screen::{Screen, Tone, plain, toned},
     sight::{Known, Sight},
     words,
 };
-use crate::kernel::ClusterCounters;
+use crate::{kernel::ClusterCounters, observe::drops::Dropped};
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -38,6 +40,16 @@ struct Listed {
     ranges: Option<usize>,
     egress: Egress,
     packets: Option<Packets>,
+    /// Why packets were denied lately, by the events that the agent keeps; `null` where none runs.
+    recent_drops: Option<Vec<RecentDrops>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct RecentDrops {
+    reason: String,
+    events: u64,
+    /// Denied packets that came just before these events and have none; of any cluster.
+    suppressed: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -82,6 +94,13 @@ pub(super) fn view(sight: &Sight) -> Result<List, DebugError> {
         clusters.push(listed(&known, id)?);
     }
     clusters.extend(shared_proxy(&known)?);
+    // Without an agent, to look at events is to take them.
+    if sight.is_running {
+        let events = drops::events(sight)?;
+        for listed in &mut clusters {
+            listed.recent_drops = Some(recent(&listed.cluster, &events));
+        }
+    }
     Ok(List {
         is_in_force: sight.snapshot_is_in_force(),
         clusters,
@@ -97,7 +116,7 @@ fn listed(known: &Known<'_>, id: &ClusterId) -> Result<Listed, DebugError> {
         known.rules.frontends.contains_key(&(frontend.protocol, frontend.at))
     };
     let guarded = cluster.frontends.iter().filter(is_guarded).count();
-    let mut origins = std::collections::BTreeMap::new();
+    let mut origins = BTreeMap::new();
     for frontend in cluster.frontends.iter().filter(is_guarded) {
         for list in enforcer_policy::oracle::lists(snapshot, cluster, frontend) {
             origins.insert(&list.origin, list.ranges.len());
@@ -119,6 +138,7 @@ fn listed(known: &Known<'_>, id: &ClusterId) -> Result<Listed, DebugError> {
             },
         },
         packets: known.counters(&Counted::ingress(id.clone()))?.map(Packets::of),
+        recent_drops: None,
     })
 }
 
@@ -141,7 +161,20 @@ fn shared_proxy(known: &Known<'_>) -> Result<Option<Listed>, DebugError> {
         ranges: (guarded > 0).then(|| ranges.map(|list| list.ranges.len()).sum()),
         egress: Egress { gate: false, peers: 0, packets: None },
         packets: known.counters(&Counted::ingress(id))?.map(Packets::of),
+        recent_drops: None,
     }))
+}
+
+fn recent(cluster: &str, events: &[Arc<Dropped>]) -> Vec<RecentDrops> {
+    let mut reasons: BTreeMap<&str, RecentDrops> = BTreeMap::new();
+    for dropped in events.iter().filter(|dropped| dropped.cluster.as_deref() == Some(cluster)) {
+        let reason = dropped.reason.clone();
+        let none = RecentDrops { reason, events: 0, suppressed: 0 };
+        let of_reason = reasons.entry(&dropped.reason).or_insert(none);
+        of_reason.events += 1;
+        of_reason.suppressed += dropped.suppressed;
+    }
+    reasons.into_values().collect()
 }
 
 fn reasons(sight: &Sight) -> Result<Vec<Reason>, DebugError> {
@@ -199,6 +232,7 @@ impl View for List {
             "WOULD DENY",
             "LEFT",
             "KEPT IN",
+            "RECENT EVENTS",
         ];
         let rows = clusters.iter().map(|it| {
             let Frontends { all, guarded } = it.frontends;
@@ -210,6 +244,9 @@ impl View for List {
             let left = |of: fn(&Packets) -> u64| {
                 plain(it.egress.packets.as_ref().map_or("-".to_owned(), |it| of(it).to_string()))
             };
+            let recent = it.recent_drops.iter().flatten();
+            let recent: Vec<String> =
+                recent.map(|drops| format!("{} {}", drops.events, drops.reason)).collect();
             let audits = it.mode == words::mode(Mode::Audit);
             [
                 plain(it.cluster.clone()),
@@ -231,6 +268,7 @@ impl View for List {
                 plain(packets(|it| it.would_deny)),
                 left(|it| it.allowed),
                 left(|it| it.denied + it.would_deny),
+                plain(recent.join(", ")),
             ]
         });
         let mut text = screen.table(header, rows);

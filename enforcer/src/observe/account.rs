@@ -73,6 +73,8 @@ pub struct Agent {
     pub kubermatic_namespace: String,
     /// `--guard-pods`
     pub guard_pods: GuardPodsOption,
+    /// `--max-ranges-per-cluster`
+    pub max_ranges_per_cluster: usize,
     /// `--egress-dns`
     #[serde(default)]
     pub egress_dns: EgressDnsOption,
@@ -121,6 +123,7 @@ impl Agent {
             seed: run.seed.clone(),
             kubermatic_namespace: run.kubermatic_namespace.clone(),
             guard_pods: run.guard_pods,
+            max_ranges_per_cluster: run.max_ranges_per_cluster,
             egress_dns: run.egress_dns,
             egress_allow: run.egress_allow.iter().map(ToString::to_string).collect(),
         }

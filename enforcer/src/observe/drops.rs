@@ -164,7 +164,7 @@ pub fn dropped(
     } = *event;
     let known = |words: [u64; 2]| (words != [0; 2]).then(|| address(words));
     let named = nix::net::if_::if_indextoname(interface).ok();
-    let named = named.and_then(|name| name.into_string().ok());
+    let named = named.and_then(|name| name.into_string().ok()).filter(|name| !name.is_empty());
     let reason = Reason::ALL.into_iter().find(|known| *known as u32 == reason);
     Dropped {
         at: clock.wall(time),

@@ -6,7 +6,7 @@
 //! said depends on recent traffic alone, and no verdict depends on it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -17,6 +17,7 @@ use enforcer_policy::{
     image::Counted,
     model::{ClusterId, FrontendAddress, FrontendKind, ObjectRef, Snapshot},
     problem::{Problem, ProblemKind},
+    ranges::RangeSet,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
@@ -43,7 +44,7 @@ const BEATS: usize = 5;
 
 /// Looks until it is cancelled.
 pub async fn look(
-    recent: RecentSources,
+    recent: Arc<RecentSources>,
     drops: Drops,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     statuses: watch::Receiver<Arc<Status>>,
@@ -57,8 +58,13 @@ pub async fn look(
         }
         let Some(snapshot) = snapshots.borrow().clone() else { continue };
         let status = Arc::clone(&statuses.borrow());
-        let seen = seen(&recent.all(), &status.report.counters);
-        let problems = problems(&snapshot, &seen, &drops.kept(), Timestamp::now());
+        let (recent, drops) = (Arc::clone(&recent), drops.clone());
+        // A fleet of thousands of clusters takes some milliseconds, in which a change must not wait.
+        let looked = tokio::task::spawn_blocking(move || {
+            let seen = seen(&recent.all(), &status.report.counters);
+            problems(&snapshot, &seen, &drops.kept(), Timestamp::now())
+        });
+        let Ok(problems) = looked.await else { continue };
         found.send_if_modified(|known| {
             let changed = **known != problems;
             if changed {
@@ -125,7 +131,10 @@ pub fn problems(
 
 /// Ports at which nearly all sources are addresses of load balancers or nodes.
 fn hidden(snapshot: &Snapshot, seen: &[Seen], dropped: &[&Dropped]) -> Vec<Problem> {
-    let inner = inner_addresses(snapshot);
+    if seen.is_empty() && dropped.is_empty() {
+        return Vec::new();
+    }
+    let (inner, pods) = (inner_addresses(snapshot), Pods::of(snapshot));
     let mut sources: BTreeMap<(&str, String), BTreeSet<IpAddr>> = BTreeMap::new();
     for Seen { source, cluster, protocol, port, age: _ } in seen {
         let protocol = if *protocol == 0 { "tcp" } else { "udp" };
@@ -138,7 +147,7 @@ fn hidden(snapshot: &Snapshot, seen: &[Seen], dropped: &[&Dropped]) -> Vec<Probl
     }
     let mut hidden = Vec::new();
     for ((cluster, port), mut sources) in sources {
-        sources.retain(|source| !is_pod(snapshot, *source));
+        sources.retain(|source| !pods.contains(*source));
         let of_seed = sources.iter().filter(|source| inner.contains(*source)).count();
         let of_balancers =
             snapshot.options.probes.ranges.iter().chain(&snapshot.options.trusted_proxies);
@@ -173,11 +182,22 @@ fn inner_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
 }
 
 /// Pods come to API servers as themselves, and are no clients from outside.
-fn is_pod(snapshot: &Snapshot, source: IpAddr) -> bool {
-    let mut ranges = snapshot.nodes.values().flat_map(|node| &node.pod_ranges);
-    ranges.any(|range| range.contains(&source))
-        || snapshot.shared_proxy_pods.contains(&source)
-        || snapshot.clusters.values().any(|cluster| cluster.own_pods.contains(&source))
+struct Pods {
+    ranges: RangeSet,
+    single: HashSet<IpAddr>,
+}
+
+impl Pods {
+    fn of(snapshot: &Snapshot) -> Self {
+        let ranges = snapshot.nodes.values().flat_map(|node| node.pod_ranges.iter().copied());
+        let own = snapshot.clusters.values().flat_map(|cluster| &cluster.own_pods);
+        let single = own.chain(&snapshot.shared_proxy_pods).copied().collect();
+        Self { ranges: ranges.collect(), single }
+    }
+
+    fn contains(&self, source: IpAddr) -> bool {
+        self.ranges.contains(source) || self.single.contains(&source)
+    }
 }
 
 /// Denied sources of one subnet that knock in a rhythm.

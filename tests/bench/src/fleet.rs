@@ -9,11 +9,12 @@ mod objects;
 mod process;
 pub(crate) mod report;
 mod scale;
+mod stages;
 
 use anyhow::Result;
 use serde::Serialize;
 
-use self::{churn::Churn, scale::Scale};
+use self::{churn::Churn, scale::Scale, stages::Stage};
 use crate::Arguments;
 
 /// Ranges of every cluster.
@@ -25,11 +26,17 @@ pub(crate) const PROMISED: usize = 5_000;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Measured {
     pub(crate) scales: Vec<Scale>,
+    /// Of one edit at the largest number of clusters up to that of the promises.
+    pub(crate) stages: (usize, Vec<Stage>),
     /// Why changes were not measured, or what they cost.
     pub(crate) churn: Result<Churn, String>,
 }
 
 pub(crate) fn measure(arguments: &Arguments) -> Result<Measured> {
+    let most = arguments.clusters.iter().copied().filter(|clusters| *clusters <= PROMISED).max();
+    let most = most.unwrap_or(PROMISED);
+    eprintln!("agent: stages of an edit at {most} clusters");
+    let stages = (most, stages::measure(most, RANGES, arguments.rounds)?);
     let mut scales = Vec::new();
     for clusters in &arguments.clusters {
         let edits = if *clusters == PROMISED { arguments.edits() } else { arguments.rounds };
@@ -47,5 +54,5 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Measured> {
         }
         Some(_) | None => Err("no API server here: cargo xtask control-plane builds it".to_owned()),
     };
-    Ok(Measured { scales, churn })
+    Ok(Measured { scales, stages, churn })
 }

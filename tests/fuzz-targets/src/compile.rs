@@ -27,7 +27,7 @@ use crate::bytes::Bytes;
 const QUESTIONS: usize = 24;
 const SOURCE_PORT: u16 = 40_000;
 
-/// The bytes are the dice with which a snapshot and packets are drawn.
+/// The bytes seed the dice with which a snapshot and packets are drawn.
 pub fn run(data: &[u8]) {
     let Some((snapshot, packets)) = drawn(&questions(QUESTIONS), data) else { return };
     let (rules, _problems) = compile(&snapshot);
@@ -50,9 +50,15 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A value drawn with these dice; nothing where a strategy gives up.
+/// A value drawn with dice that these bytes are the seed of; nothing where a strategy gives up. As dice
+/// themselves they run out: a strategy that asks again for what it cannot use would ask for ever.
 pub(crate) fn drawn<T>(strategy: &impl Strategy<Value = T>, dice: &[u8]) -> Option<T> {
-    let rng = TestRng::from_seed(RngAlgorithm::PassThrough, dice);
+    let mut seed = [0_u8; 32];
+    for (at, byte) in dice.iter().enumerate() {
+        let word = &mut seed[at % 32];
+        *word = word.rotate_left(3) ^ byte;
+    }
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     strategy.new_tree(&mut runner).ok().map(|tree| tree.current())
 }

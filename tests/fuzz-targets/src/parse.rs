@@ -58,13 +58,16 @@ pub(crate) fn split(data: &[u8]) -> Option<(Link, &[u8])> {
 
 /// What etherparse makes of a packet, unless it is a fragment, or something is wrong with it.
 pub fn plain(link: Link, packet: &[u8]) -> Option<Plain> {
+    if !is_understood(link, packet) {
+        return None;
+    }
     let sliced = match link {
         Link::Ethernet => SlicedPacket::from_ethernet(packet),
         Link::Raw => SlicedPacket::from_ip(packet),
     };
     let SlicedPacket { net, transport, .. } = sliced.ok()?;
     let (source, destination) = match net? {
-        NetSlice::Ipv4(ip) if !ip.is_payload_fragmented() => {
+        NetSlice::Ipv4(ip) if !ip.is_payload_fragmented() && ip.extensions().auth.is_none() => {
             let header = ip.header();
             (IpAddr::V4(header.source_addr()), IpAddr::V4(header.destination_addr()))
         }
@@ -97,6 +100,41 @@ pub fn plain(link: Link, packet: &[u8]) -> Option<Plain> {
         },
         TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_) => return None,
     })
+}
+
+/// Whether the kernel takes a packet for what etherparse does, without a device or a key for it: that
+/// one also knows other tags, MACsec, and extension headers of mobile hosts.
+fn is_understood(link: Link, packet: &[u8]) -> bool {
+    let word = |at: usize| packet.get(at..at + 2).map(|it| u16::from_be_bytes([it[0], it[1]]));
+    let mut at = match link {
+        Link::Ethernet => 12,
+        Link::Raw => 0,
+    };
+    if link == Link::Ethernet {
+        while matches!(word(at), Some(0x8100 | 0x88a8)) {
+            at += 4;
+        }
+        if !matches!(word(at), Some(0x0800 | 0x86dd)) {
+            return false;
+        }
+        at += 2;
+    }
+    let byte = |at: usize| packet.get(at).copied().unwrap_or(59);
+    if byte(at) >> 4 != 6 {
+        return true;
+    }
+    let (mut next, mut header) = (byte(at + 6), at + 40);
+    while header < packet.len() {
+        let (after, length) = (byte(header), usize::from(byte(header + 1)));
+        header += match next {
+            0 | 43 | 60 => (length + 1) * 8,
+            44 => 8,
+            51 => (length + 2) * 4,
+            _ => return matches!(next, 6 | 17),
+        };
+        next = after;
+    }
+    false
 }
 
 /// The same of a flow; nothing where its transport header is hidden.

@@ -180,22 +180,23 @@ impl Table {
     /// Adds the objects in force.
     pub(super) fn add_to(&self, objects: &mut Objects) {
         let file: Arc<str> = Arc::from("");
+        let entries =
+            self.there.values().chain(self.kept.values().filter_map(|kept| kept.entry.as_ref()));
+        objects.keep_all(
+            entries.filter_map(|entry| entry.object.as_ref()).map(|object| (object, &file)),
+        );
         let kept = self.kept.iter().map(|(key, kept)| (key, kept.entry.as_ref()));
         let there = self.there.iter().map(|(key, entry)| (key, Some(entry)));
         for (Key { namespace, name }, entry) in there.chain(kept) {
-            let reference = self.kind.reference(namespace, name);
+            let reference = || self.kind.reference(namespace, name);
             match entry {
-                Some(Entry { object, failure }) => {
-                    if let Some(failure) = failure {
-                        objects.fail(failure, reference, &file);
-                    }
-                    if let Some(object) = object {
-                        objects.keep(object, &file);
-                    }
+                Some(Entry { object: _, failure: None }) => {}
+                Some(Entry { object: _, failure: Some(failure) }) => {
+                    objects.fail(failure, reference(), &file);
                 }
                 // Only the former snapshot knows what it says.
                 None => {
-                    objects.failed.insert(reference);
+                    objects.failed.insert(reference());
                 }
             }
         }

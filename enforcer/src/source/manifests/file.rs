@@ -112,14 +112,16 @@ impl File {
         self.unreadable = Some(reason);
     }
 
-    /// Adds what the present content says.
-    pub(super) fn add_present(&self, objects: &mut Objects) {
+    /// The objects of the present content.
+    pub(super) fn present(&self) -> impl Iterator<Item = (&Object, &Arc<str>)> {
+        self.content.objects().map(|object| (object, &self.path))
+    }
+
+    /// Adds what is wrong with the present content.
+    pub(super) fn add_failures(&self, objects: &mut Objects) {
         let Self { path, notation: _, content, kept: _, unreadable, complete } = self;
         for (position, (_, document)) in (1..).zip(&content.0) {
-            let Document { objects: present, failures, opaque } = &**document;
-            for object in present {
-                objects.add(object, path);
-            }
+            let Document { objects: _, failures, opaque } = &**document;
             for failure in failures {
                 objects.fail(failure, unnamed_document(position), path);
             }
@@ -131,11 +133,9 @@ impl File {
         }
     }
 
-    /// Adds what a former content said of the objects that may be meant by what cannot be read.
-    pub(super) fn add_kept(&self, objects: &mut Objects) {
-        for object in self.kept.values() {
-            objects.keep(object, &self.path);
-        }
+    /// What a former content said of the objects that may be meant by what cannot be read.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (&Object, &Arc<str>)> {
+        self.kept.values().map(|object| (object, &self.path))
     }
 }
 

@@ -146,12 +146,11 @@ impl Folder {
     pub(super) fn objects(&self) -> Objects {
         let Self { path, slots, gone, .. } = self;
         let mut objects = Objects::default();
+        objects.add_all(slots.values().flat_map(|slot| slot.file.present()));
         for slot in slots.values() {
-            slot.file.add_present(&mut objects);
+            slot.file.add_failures(&mut objects);
         }
-        for slot in slots.values() {
-            slot.file.add_kept(&mut objects);
-        }
+        objects.keep_all(slots.values().flat_map(|slot| slot.file.kept()));
         if let Some((since, reason)) = gone {
             objects.stale_since = Some(*since);
             let path = path.display().to_string();

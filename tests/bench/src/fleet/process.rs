@@ -33,7 +33,7 @@ pub(crate) struct Resident {
     pub(crate) anonymous: f64,
     /// Of files: the program itself.
     pub(crate) file: f64,
-    /// Shared, which includes maps of the kernel that are mapped: these are kernel memory.
+    /// Maps of the kernel: these are kernel memory.
     pub(crate) mapped: f64,
     /// All of it.
     pub(crate) total: f64,
@@ -48,13 +48,34 @@ impl Resident {
             let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
             Ok(kib.with_context(|| format!("no {key} of the agent"))? / 1024.0)
         };
+        let mapped = mapped(pid)?;
         Ok(Self {
             anonymous: of("RssAnon:")?,
-            file: of("RssFile:")?,
-            mapped: of("RssShmem:")?,
+            file: of("RssFile:")? + of("RssShmem:")? - mapped,
+            mapped,
             total: of("VmRSS:")?,
         })
     }
+
+    /// Its own and the program.
+    pub(crate) fn without_maps(&self) -> f64 {
+        self.total - self.mapped
+    }
+}
+
+/// MiB of the kernel's maps that are mapped into a process; its status counts them as files.
+fn mapped(pid: i32) -> Result<f64> {
+    let (mut is_map, mut kib) = (false, 0.0);
+    for line in fs::read_to_string(format!("/proc/{pid}/smaps"))?.lines() {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("Rss:"), Some(rss)) if is_map => kib += rss.parse::<f64>()?,
+            // What has a colon describes the mapping whose line stood before.
+            (Some(first), _) if !first.ends_with(':') => is_map = line.ends_with("bpf-map"),
+            (_, _) => {}
+        }
+    }
+    Ok(kib / 1024.0)
 }
 
 /// Memory of maps and programs in MiB.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use anyhow::Result;
 
-use super::{Measured, PROMISED, scale::Scale};
+use super::{Measured, PROMISED, scale::Scale, stages::Stage};
 use crate::{
     plot::Plot,
     target::{Target, quantile},
@@ -12,7 +12,7 @@ use crate::{
 
 /// A table of the scales, and a line for changes without a meaning.
 pub(crate) fn markdown(measured: &Measured) -> String {
-    let Measured { scales, churn } = measured;
+    let Measured { scales, stages, churn } = measured;
     let mut text = String::from(
         "| clusters | ranges each | start to ready | list to enforced | edit to packet p50 | p99 | agent's part | \
          resident (own, program, mapped) | kernel at 64 CPUs (here) | idle |\n\
@@ -36,6 +36,14 @@ pub(crate) fn markdown(measured: &Measured) -> String {
             idle * 100.0,
         );
     }
+    let (clusters, stages) = stages;
+    let _ = writeln!(
+        text,
+        "\nStages of one edit among {clusters} clusters:\n\n| stage | ms |\n|---|---:|"
+    );
+    for Stage { name, took } in stages {
+        let _ = writeln!(text, "| {name} | {took:.2} |");
+    }
     text.push('\n');
     match churn {
         Ok(churn) => {
@@ -58,7 +66,7 @@ pub(crate) fn markdown(measured: &Measured) -> String {
 
 /// What is promised, at the scale that it is promised for.
 pub(crate) fn targets(measured: &Measured) -> Vec<Target> {
-    let Measured { scales, churn } = measured;
+    let Measured { scales, stages: _, churn } = measured;
     let at = scales.iter().find(|scale| scale.clusters == PROMISED);
     let most = |figure: &dyn Fn(&Scale) -> f64| scales.iter().map(figure).reduce(f64::max);
     let churn = churn.as_ref().ok();
@@ -82,7 +90,7 @@ pub(crate) fn targets(measured: &Measured) -> Vec<Target> {
         Target::most(
             "resident memory of the agent, 5,000 clusters",
             64.0,
-            at.map(|scale| scale.resident.total - scale.resident.mapped),
+            at.map(|scale| scale.resident.without_maps()),
             "MiB",
         )
         .note("without the kernel's maps that are mapped into it, which the next line counts"),
@@ -120,7 +128,7 @@ pub(crate) fn plots(measured: &Measured, out: &Path) -> Result<()> {
     ]);
     let memory = BTreeMap::from([
         ("resident, own".to_owned(), curve(&|scale| scale.resident.anonymous)),
-        ("resident, all".to_owned(), curve(&|scale| scale.resident.total)),
+        ("resident, own and program".to_owned(), curve(&|scale| scale.resident.without_maps())),
         ("kernel at 64 CPUs".to_owned(), curve(&|scale| scale.kernel.at_64_cpus)),
     ]);
     for (name, title, y, curves) in [

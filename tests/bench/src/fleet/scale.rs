@@ -53,7 +53,12 @@ pub(crate) fn measure(clusters: usize, ranges: usize, edits: usize) -> Result<Sc
     fill(&stage, clusters, ranges)?;
     publish(&mut stage, &LISTED)?;
     // The pods of the fleet lie in no Node's range.
-    let installation = stage.installation()?.arguments(&["--exempt", "10.201.0.0/16"]);
+    let installation = stage.installation()?.arguments(&[
+        "--exempt",
+        "10.201.0.0/16",
+        "--max-ranges-per-cluster",
+        "200000",
+    ]);
     let mut agent = installation.launch()?;
     let ready = agent.wait_ready(LIMIT)?;
     let enforced = from_list_to_enforced(&agent)?;
@@ -136,12 +141,14 @@ fn edit(stage: &mut Stage, edits: usize) -> Result<Vec<Duration>> {
 /// The time between two lines of the log.
 fn from_list_to_enforced(agent: &Agent) -> Result<Duration> {
     let log = agent.log();
-    let at = |words: &str| -> Result<jiff::Timestamp> {
-        let line = log.lines().rfind(|line| line.contains(words));
+    let at = |words: &[&str]| -> Result<jiff::Timestamp> {
+        let line = log.lines().rfind(|line| words.iter().any(|words| line.contains(words)));
         let line = line.with_context(|| format!("the agent has not said {words:?}"))?;
         let stamp = line.split_whitespace().next().unwrap_or_default();
         stamp.parse().with_context(|| format!("no time in {line:?}"))
     };
-    let took = at("programs are attached")?.duration_since(at("the source is open")?);
+    // Few interfaces are guarded at once, and nothing is said of it.
+    let done = at(&["image in force", "programs are attached"])?;
+    let took = done.duration_since(at(&["the source is open"])?);
     Ok(took.unsigned_abs())
 }

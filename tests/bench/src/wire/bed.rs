@@ -159,7 +159,8 @@ impl Bed {
             None => {
                 self.manifests.put("seed.yaml", &objects)?;
                 let node = &self.network.node(NODE).ns;
-                let installation = Installation::new(node, NODE, self.manifests.folder())?;
+                let installation = Installation::new(node, NODE, self.manifests.folder())?
+                    .arguments(&["--max-ranges-per-cluster", "200000"]);
                 let mut agent = installation.launch()?;
                 agent.wait_ready(AGENT_LIMIT)?;
                 (self.agent, self.installation) = (Some(agent), Some(installation));

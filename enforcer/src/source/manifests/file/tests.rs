@@ -21,8 +21,9 @@ fn after(contents: &[String]) -> Objects {
         file.take(content);
     }
     let mut objects = Objects::default();
-    file.add_present(&mut objects);
-    file.add_kept(&mut objects);
+    objects.add_all(file.present());
+    file.add_failures(&mut objects);
+    objects.keep_all(file.kept());
     objects
 }
 
@@ -78,12 +79,12 @@ fn an_object_that_moved_to_another_file_is_taken_from_there() {
     let mut new = File::new("b.yaml", Notation::Yaml);
     new.take(new.parse(&pod("one"), &hasher));
     let mut objects = Objects::default();
-    for file in [&old, &new] {
-        file.add_present(&mut objects);
+    let files = [&old, &new];
+    objects.add_all(files.iter().flat_map(|file| file.present()));
+    for file in files {
+        file.add_failures(&mut objects);
     }
-    for file in [&old, &new] {
-        file.add_kept(&mut objects);
-    }
+    objects.keep_all(files.iter().flat_map(|file| file.kept()));
     let stored: Vec<&str> = objects.pods.values().map(|stored| &*stored.file).collect();
     assert_eq!(stored, ["b.yaml"]);
     assert_eq!(objects.problems.len(), 1, "the broken file, and no duplicate");
