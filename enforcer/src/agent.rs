@@ -33,12 +33,13 @@ use crate::{
     names::Names,
     node::{self, NodeState},
     observe::{
-        self, Metrics,
+        self, Metrics, company,
         drops::{self, Drops},
         events, lease,
         socket::{self, Answers},
         sources,
     },
+    privilege,
     reconcile::{Reconciler, Report},
     source::{
         Choice, EgressDns, EgressSettings, GuardPods, Kubernetes, Limits, Objects, OpenError,
@@ -75,6 +76,9 @@ pub enum AgentError {
     /// `enforcer restore` could not do it; why is in the log.
     #[error("what was enforced last is not in force")]
     NotRestored,
+    /// Capabilities that are not needed cannot be given up.
+    #[error("cannot give up capabilities")]
+    Privilege(#[source] caps::errors::CapsError),
     /// Signals cannot be received.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
@@ -158,6 +162,9 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     };
     let state = State::open(&run.places.state)?;
     let former = state.load();
+    // Before the first thread: the source has one.
+    kernel::mount(&run.places.bpffs)?;
+    privilege::give_up().map_err(AgentError::Privilege)?;
     // Where nothing is to be restored, a source that cannot be read leaves no trace.
     let early = match &former {
         None => Some(Source::open(choice(&run)?, None).await?),
@@ -309,7 +316,7 @@ fn restored(reconciler: &mut Reconciler, node: &NodeState) -> bool {
             false
         }
         None => {
-            tracing::warn!(
+            tracing::info!(
                 revision = %report.wanted,
                 interfaces = report.guarded.len(),
                 "what was enforced last is in force again; it may be stale until the source is read"
@@ -380,6 +387,12 @@ fn tell_kubernetes(
     let (clients, objects) = (source.clients(), source.reader());
     tasks.spawn(lease::keep(
         namespace.clone(),
+        node.clone(),
+        clients.clone(),
+        statuses.clone(),
+        cancelled.clone(),
+    ));
+    tasks.spawn(company::report(
         node.clone(),
         clients.clone(),
         statuses.clone(),

@@ -1,8 +1,8 @@
 //! Places at which a test lets the agent die, and the ABI that it pretends to have.
 //!
 //! Input: the environment, read only in builds with the feature `faults`, which no release has: there
-//! every function here is empty. `ENFORCER_FAULT=N` aborts at the Nth place that is passed,
-//! `ENFORCER_ABI=N` pins under that ABI's number.
+//! every function here is empty. `ENFORCER_FAULT=N` aborts at the Nth place that is passed, or
+//! at the first of that name; `ENFORCER_ABI=N` pins under that ABI's number.
 
 /// A step that a crash may come before; `name` says which.
 #[cfg(feature = "faults")]
@@ -10,9 +10,10 @@ pub(crate) fn point(name: &str) {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     static PASSED: AtomicU64 = AtomicU64::new(0);
-    let Some(fatal) = number("ENFORCER_FAULT") else { return };
-    if PASSED.fetch_add(1, Ordering::Relaxed) + 1 == fatal {
-        tracing::error!(fault = fatal, at = name, "dies here, as it was asked to");
+    let Ok(fatal) = std::env::var("ENFORCER_FAULT") else { return };
+    let passed = PASSED.fetch_add(1, Ordering::Relaxed) + 1;
+    if fatal == name || fatal == passed.to_string() {
+        tracing::error!(fault = passed, at = name, "dies here, as it was asked to");
         std::process::abort();
     }
 }

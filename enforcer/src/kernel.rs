@@ -47,6 +47,12 @@ pub fn clean(bpffs: &Path) -> Result<usize, KernelError> {
     Ok(pins::clean(bpffs)? + clsact::clean()?)
 }
 
+/// Makes sure that there is a BPF file system at `bpffs`; the one thing for which more rights may be
+/// needed than later.
+pub fn mount(bpffs: &Path) -> Result<(), KernelError> {
+    pins::mount(bpffs)
+}
+
 /// What went wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {

@@ -17,6 +17,7 @@ pub mod names;
 mod netlink;
 pub mod node;
 pub mod observe;
+mod privilege;
 pub mod reconcile;
 pub mod source;
 pub mod state;

@@ -1,10 +1,12 @@
 //! What others see of the agent: health, readiness and metrics over HTTP; in the seed's API, where
-//! that is the source, this node's Lease ([`lease`]) and Events on Clusters ([`events`]).
+//! that is the source, this node's Lease ([`lease`]) and Events on Clusters ([`events`]) and on this
+//! machine's Node ([`company`]).
 //!
 //! Reads the latest [`Report`](crate::reconcile::Report) and the counters in the kernel when it is
 //! asked; keeps nothing of its own.
 
 mod account;
+pub mod company;
 pub mod drops;
 pub mod events;
 pub mod lease;

@@ -133,8 +133,8 @@ impl Onlooker {
 
 /// Detaches a pinned link from its interface and leaves the pin, as whoever is root may do.
 pub fn detach_pinned(pin: &Path) -> Result<()> {
-    let link = open_pin(pin)?.as_raw_fd().cast_unsigned();
-    bpf(LINK_DETACH, LinkDetach { link })
+    let link = open_pin(pin)?;
+    bpf(LINK_DETACH, LinkDetach { link: link.as_raw_fd().cast_unsigned() })
         .with_context(|| format!("cannot detach {}", pin.display()))
         .map(drop)
 }

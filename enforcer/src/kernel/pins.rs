@@ -22,7 +22,7 @@ use enforcer_policy::plan::{Hook, Program};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
-    mount::{MntFlags, MsFlags, mount, umount2},
+    mount::{MntFlags, MsFlags, mount as mount_at, umount2},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
@@ -47,7 +47,7 @@ pub struct Pins {
 impl Pins {
     /// Finds or makes the folder below `bpffs`, and locks it.
     pub fn open(bpffs: &Path) -> Result<Self, KernelError> {
-        ensure_bpffs(bpffs).map_err(|source| KernelError::BpfFs { path: bpffs.into(), source })?;
+        mount(bpffs)?;
         let folder = version_folder(bpffs);
         for folder in [bpffs, &folder, &folder.join("links")] {
             make_folder(folder).map_err(|source| KernelError::Pin {
@@ -216,6 +216,11 @@ fn link_place(name: &str) -> Option<(u32, Hook)> {
     Some((index.parse().ok()?, hook))
 }
 
+/// Makes sure that `bpffs` lies on a BPF file system.
+pub(super) fn mount(bpffs: &Path) -> Result<(), KernelError> {
+    ensure_bpffs(bpffs).map_err(|source| KernelError::BpfFs { path: bpffs.into(), source })
+}
+
 /// Removes a pin if it is there.
 pub(super) fn remove_file(path: &Path) -> Result<(), KernelError> {
     match fs::remove_file(path) {
@@ -315,7 +320,7 @@ fn ensure_bpffs(path: &Path) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(target)?;
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some(MOUNT_SOURCE), target, Some("bpf"), flags, Some("mode=0700"))?;
+    mount_at(Some(MOUNT_SOURCE), target, Some("bpf"), flags, Some("mode=0700"))?;
     if below_system { ensure_bpffs(path) } else { Ok(()) }
 }
 
