@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use enforcer_ebpf::{
-    abi::{EgressEntry, Explained, POLICY_AUDIT, explained},
+    abi::{EgressEntry, Explained, explained},
     decide::judge,
     leave::judge_leaving,
     parse::{Depth, Link, Packet},
@@ -71,7 +71,8 @@ pub(crate) fn leave<T: Tables>(
 ) -> u32 {
     let sockets = PodSockets { ctx, entry, dry: false };
     let verdict = judge_leaving(&Direct::of(ctx), link, ctx.len(), entry, tables, &sockets);
-    Decided::of(verdict).explained(false, verdict.policy)
+    let decided = Decided::of(verdict);
+    decided.explained(decided.audits, verdict.policy)
 }
 
 /// The same, wherever in the packet the headers lie.
@@ -85,7 +86,8 @@ pub(crate) fn leave_full<T: Tables>(
     let (sockets, from) = (PodSockets { ctx, entry, dry: false }, Start::Data);
     let packet = Copied { ctx, from };
     let verdict = judge_leaving(&packet, link, ctx.len(), entry, tables, &sockets);
-    Decided::of(verdict).explained(false, verdict.policy)
+    let decided = Decided::of(verdict);
+    decided.explained(decided.audits, verdict.policy)
 }
 
 /// Acts on what [`leave`] said; `None` if the packet passes.
@@ -96,10 +98,10 @@ pub(crate) fn act_leaving<T: Tables>(
     word: u32,
     tables: &T,
 ) -> Option<i32> {
-    let Explained { reason, drops, audited: _, policy } = Explained::from(word);
-    let record = tables::policy(tables.image(), policy);
-    let audits = record.flags & POLICY_AUDIT != 0;
-    let decided = Decided { reason, drops, cluster: record.counter, audits };
+    // The image may be another one by now: that decides who counts, and nothing else.
+    let Explained { reason, drops, audited: audits, policy } = Explained::from(word);
+    let cluster = tables::policy(tables.image(), policy).counter;
+    let decided = Decided { reason, drops, cluster, audits };
     match act(ctx, decided, link, Direction::Out, tables) {
         TC_ACT_UNSPEC => None,
         action => Some(action),
