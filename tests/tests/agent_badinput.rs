@@ -181,7 +181,9 @@ fn a_cluster_of_the_wrong_shape_keeps_its_last_policy_even_when_the_agent_is_new
 
 #[test]
 fn a_cluster_that_was_never_readable_admits_exemptions_only() {
-    let scene = Scene::new();
+    let mut scene = Scene::new();
+    // Its egress is limited too, which takes its pod's interface.
+    scene.installation = scene.stage.installation().unwrap().interfaces("auto");
     let mut object = cluster(&scene.stage).cluster();
     object["spec"]["apiServerAllowedIPRanges"] = json!({"cidrBlocks": "0.0.0.0/0"});
     scene.put_cluster(&object).unwrap();
