@@ -10,6 +10,9 @@ use enforcer_tests::netns::Netns;
 use enforcer_tests::talk::{Conversation, Exchange, Outcome, becomes, connect};
 use enforcer_tests::topology::Cni;
 use enforcer_tests::traffic::{Effort, Traffic};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 /// What a busy machine may need for an answer that comes.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -98,9 +101,12 @@ impl Process {
         process
     }
 
-    fn signal(&self, signal: nix::sys::signal::Signal) {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0.id().cast_signed()), signal)
-            .unwrap();
+    /// Stops it: after this no thread of it runs.
+    fn stop(&self) {
+        let process = Pid::from_raw(self.0.id().cast_signed());
+        kill(process, Signal::SIGSTOP).unwrap();
+        let status = waitpid(process, Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert_eq!(status, WaitStatus::Stopped(process, Signal::SIGSTOP));
     }
 }
 
@@ -128,7 +134,7 @@ fn clients_of_a_killed_server_are_told_within_a_second() {
         };
         let (idle, busy) = (connect(), connect());
         // What the server has not read yet makes the kernel reset the connection.
-        server.signal(nix::sys::signal::Signal::SIGSTOP);
+        server.stop();
         (&busy).write_all(&[7; 10_000]).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         let start = Instant::now();
