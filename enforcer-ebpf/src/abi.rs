@@ -23,7 +23,10 @@ use crate::bpf;
 mod egress;
 mod events;
 
-pub use egress::{EgressEntry, LISTENED, Listened, MAP_LISTENED, port_peers_key};
+pub use egress::{
+    ASKED, Asked, DNS_PORT, EgressEntry, LISTENED, Listened, MAP_ASKED, MAP_LISTENED,
+    port_peers_key,
+};
 pub use events::{
     ANSWERS_PER_WINDOW, DropEvent, EVENTS_BYTES, EVENTS_PER_WINDOW, Explained, MAP_ANSWERED,
     MAP_EVENTS, MAP_RECENT, MAP_SUPPRESSED, Pace, RECENT, Recent, SAMPLE, Scratch, WINDOW_SHIFT,

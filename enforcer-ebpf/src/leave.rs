@@ -7,7 +7,7 @@
 //! does not leave.
 
 use crate::{
-    abi::EgressEntry,
+    abi::{DNS_PORT, EgressEntry},
     address::Address,
     bpf::forgotten,
     parse::{
@@ -34,6 +34,9 @@ pub trait Sockets {
 
     /// Whether one more reset without a connection may leave.
     fn may_reset(&self) -> bool;
+
+    /// Notes that pods of the cluster with this counter slot ask somebody for names.
+    fn asks<A: Address>(&self, resolver: A, cluster: u32);
 }
 
 /// A TCP socket.
@@ -263,7 +266,14 @@ impl<P: Packet, T: Tables, S: Sockets> Leaving<'_, P, T, S> {
 
     #[inline(always)]
     fn peer<A: Address>(&self, remote: A, protocol: Protocol, port: u16) -> Reason {
-        if self.grants(remote, protocol, port) { Reason::Peer } else { Reason::NotPeer }
+        if !self.grants(remote, protocol, port) {
+            return Reason::NotPeer;
+        }
+        if port == DNS_PORT {
+            let policy = tables::policy(self.tables.image(), self.entry.policy);
+            self.sockets.asks(remote, policy.counter);
+        }
+        Reason::Peer
     }
 
     #[inline(always)]

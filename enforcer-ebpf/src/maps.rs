@@ -2,14 +2,15 @@
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf},
+    helpers::bpf_ktime_get_ns,
     macros::btf_map,
     maps::ring_buf::RingBufEntry,
 };
 use enforcer_ebpf::{
     abi::{
-        CLUSTERS, Counters, DropEvent, EVENTS_BYTES, Image, Images, LISTENED as LISTENED_PORTS,
-        Listened, OPENED as CONNECTIONS, Opened, Pace, RECENT as RECENT_SOURCES, Recent, SAMPLE,
-        Scratch,
+        ASKED as ASKED_RESOLVERS, Asked, CLUSTERS, Counters, DropEvent, EVENTS_BYTES, Image,
+        Images, LISTENED as LISTENED_PORTS, Listened, OPENED as CONNECTIONS, Opened, Pace,
+        RECENT as RECENT_SOURCES, Recent, SAMPLE, Scratch,
     },
     bpf::lowest_bit,
     tables::{self, Tables},
@@ -65,6 +66,10 @@ static RECENT: LruHashMap<Recent, u64, { RECENT_SOURCES as usize }> = LruHashMap
 /// Ports that gated pods listen on. Only what they send writes here.
 #[btf_map]
 static LISTENED: LruHashMap<Listened, u32, { LISTENED_PORTS as usize }> = LruHashMap::new();
+
+/// Whom gated pods ask for names. No verdict reads it.
+#[btf_map]
+static ASKED: LruHashMap<Asked, u64, { ASKED_RESOLVERS as usize }> = LruHashMap::new();
 
 /// The image that was in force when this packet came.
 pub(crate) struct CurrentImage {
@@ -206,6 +211,14 @@ pub(crate) fn scratch() -> Option<&'static mut Scratch> {
 #[inline(always)]
 pub(crate) fn event() -> Option<RingBufEntry<DropEvent>> {
     EVENTS.reserve_untyped::<DropEvent>(0)
+}
+
+/// Notes when somebody was asked for names.
+#[inline(always)]
+pub(crate) fn note_asked(asked: &Asked) {
+    // SAFETY: a helper without arguments.
+    let time = unsafe { bpf_ktime_get_ns() };
+    let _ = ASKED.insert(asked, time, 0);
 }
 
 /// Notes when an admitted source was seen.

@@ -5,8 +5,15 @@
 //!
 //! Sources: RFC 791, RFC 8200 (IPv6 and its extension headers), RFC 4302 (AH), IEEE 802.1Q.
 
+mod quoted;
+mod tcp;
+
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+pub use self::{
+    quoted::{quoted4, quoted6},
+    tcp::{Segment, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp, segment, tcp},
+};
 use crate::bpf::forgotten;
 
 /// Extension headers of an IPv6 packet that are followed.
@@ -111,19 +118,6 @@ pub enum Reach {
     Everything,
 }
 
-/// What a packet does in a TCP connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Segment {
-    /// Opens one: SYN without ACK. Carries no data.
-    Open,
-    /// Opens one and carries data already (RFC 7413).
-    OpenData,
-    /// Anything else that carries no data.
-    Bare,
-    /// Carries data, or may: UDP, fragments, headers that cannot be read.
-    Data,
-}
-
 /// A packet that has to be decided. What is not known is 0: the verifier refuses registers that only
 /// some variants of an enum would have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,16 +209,6 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// Bytes of both ports.
 const PORTS: u32 = 4;
 const TCP_HEADER: u32 = 20;
-/// Where a TCP header holds its length and its flags.
-const TCP_LENGTH_AND_FLAGS: u32 = 12;
-/// Flags of a TCP header (RFC 9293, 3.1).
-pub const TCP_SYN: u8 = 0x02;
-/// See [`TCP_SYN`].
-pub const TCP_FIN: u8 = 0x01;
-/// See [`TCP_SYN`].
-pub const TCP_RST: u8 = 0x04;
-/// See [`TCP_SYN`].
-pub const TCP_ACK: u8 = 0x10;
 const UDP_HEADER: u32 = 8;
 
 #[derive(FromBytes, KnownLayout, Immutable)]
@@ -457,42 +441,6 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
     Parsed::V6(flow.with_ports(transport, &ports, offset, end))
 }
 
-/// What a TCP header says of its segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tcp {
-    /// Flags, FIN lowest.
-    pub flags: u8,
-    /// Whether it is known to carry no data.
-    pub bare: bool,
-}
-
-/// The TCP header of a packet; `None` for another protocol and where it cannot be read.
-#[inline(always)]
-pub fn tcp<P: Packet, A>(packet: &P, flow: &Flow<A>) -> Option<Tcp> {
-    if !flow.is_tcp() {
-        return None;
-    }
-    let at = forgotten(flow.at, flow.source_port);
-    let [length, flags] = packet.load::<[u8; 2]>(at + TCP_LENGTH_AND_FLAGS)?;
-    let length = u32::from(length >> 4) * 4;
-    Some(Tcp { flags, bare: length >= TCP_HEADER && at + length == flow.end })
-}
-
-/// What the packet does in its connection; what cannot be told counts as data.
-#[inline(always)]
-pub fn segment<P: Packet, A>(packet: &P, flow: &Flow<A>) -> Segment {
-    let Some(Tcp { flags, bare }) = tcp(packet, flow) else {
-        return Segment::Data;
-    };
-    let opens = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-    match (opens, bare) {
-        (true, true) => Segment::Open,
-        (true, false) => Segment::OpenData,
-        (false, true) => Segment::Bare,
-        (false, false) => Segment::Data,
-    }
-}
-
 /// Whether it is ARP (RFC 826), without a VLAN tag.
 #[inline(always)]
 pub fn is_arp<P: Packet>(packet: &P, link: Link) -> bool {
@@ -500,33 +448,6 @@ pub fn is_arp<P: Packet>(packet: &P, link: Link) -> bool {
         Link::Ethernet => packet.load::<u16>(ETHERTYPE_AT) == Some(ETHERTYPE_ARP.to_be()),
         Link::Raw => false,
     }
-}
-
-/// The IPv4 packet that an ICMP error quotes at this place, as far as it is whole and without options.
-#[inline(always)]
-pub fn quoted4<P: Packet>(packet: &P, at: u32) -> Option<Flow<V4>> {
-    let header = packet.load::<Ipv4Header>(at)?;
-    if header.version_ihl != PLAIN_IPV4 || header.fragment & FRAGMENT_OFFSET.to_be() != 0 {
-        return None;
-    }
-    let ports = packet.load::<Ports>(at + 20)?;
-    let protocol = Protocol::of(header.protocol)?;
-    let flow = Flow::of(
-        V4(u32::from_be(header.source)),
-        V4(u32::from_be(header.destination)),
-        protocol.number(),
-    );
-    Some(flow.with_ports(Transport::Ports(protocol), &ports, at + 20, 0))
-}
-
-/// The IPv6 packet that an ICMPv6 error quotes at this place, as far as it has no extension headers.
-#[inline(always)]
-pub fn quoted6<P: Packet>(packet: &P, at: u32) -> Option<Flow<V6>> {
-    let header = packet.load::<Ipv6Header>(at)?;
-    let ports = packet.load::<Ports>(at + 40)?;
-    let protocol = Protocol::of(header.next)?;
-    let flow = Flow::of(address6(header.source), address6(header.destination), protocol.number());
-    Some(flow.with_ports(Transport::Ports(protocol), &ports, at + 40, 0))
 }
 
 /// Whether this many bytes hold the fixed part of the transport header.

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use enforcer_ebpf::{
-    abi::{ANSWERS_PER_WINDOW, EgressEntry, Listened},
+    abi::{ANSWERS_PER_WINDOW, Asked, EgressEntry, Listened},
     address::Address,
     leave::{Connection, Sender, Sockets, state},
 };
@@ -67,6 +67,13 @@ impl Sockets for PodSockets<'_> {
     #[inline(always)]
     fn listened(&self, port: u16) -> bool {
         maps::is_listened(&self.listened_key(port))
+    }
+
+    #[inline(always)]
+    fn asks<A: Address>(&self, resolver: A, cluster: u32) {
+        if !self.dry {
+            maps::note_asked(&Asked { resolver: resolver.mapped(), cluster, reserved: 0 });
+        }
     }
 
     #[inline(always)]

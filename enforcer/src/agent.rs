@@ -4,19 +4,14 @@
 //! nothing: what is pinned stays.
 
 mod due;
+mod log;
+mod restore;
+mod status;
+mod tell;
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use enforcer_policy::{
-    changes::Change,
-    model::{Snapshot, ThisNode},
-    problem::Problem,
-};
+use enforcer_policy::model::{Snapshot, ThisNode};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -25,25 +20,23 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::due::Due;
+use self::{due::Due, log::log, restore::restored};
+pub use self::{restore::restore, status::Status};
 use crate::{
-    args::{self, EgressDnsOption, Places, Restore, Run},
+    args::{self, EgressDnsOption, Places, Run},
     kernel::{self, EventRing, Kernel, KernelError, RecentSources},
     memory,
     names::Names,
     node::{self, NodeState},
     observe::{
-        self, Metrics, company,
+        self, Metrics,
         drops::{self, Drops},
-        events, lease,
-        socket::{self, Answers},
         sources,
     },
     privilege,
     reconcile::{Reconciler, Report},
     source::{
-        Choice, EgressDns, EgressSettings, GuardPods, Kubernetes, Limits, Objects, OpenError,
-        Settings, Source,
+        Choice, Objects, OpenError, Settings, Source,
         kubernetes::{self, Access},
     },
     state::{self, State, StateError},
@@ -82,58 +75,6 @@ pub enum AgentError {
     /// Signals cannot be received.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
-}
-
-/// What observers see.
-#[derive(Clone, Debug, Default)]
-pub struct Status {
-    /// The last attempt; nothing is enforced in the first one.
-    pub report: Report,
-    /// Since when the source cannot be read.
-    pub source_stale_since: Option<SystemTime>,
-    /// What recent traffic gives away.
-    pub observed: Arc<Vec<Problem>>,
-}
-
-impl Status {
-    /// Why `/readyz` says no, in words; empty if it says yes.
-    #[must_use]
-    pub fn not_ready(&self) -> Vec<String> {
-        let Self { report, source_stale_since: _, observed: _ } = self;
-        let mut reasons = Vec::new();
-        match report.enforced {
-            None => reasons.push("no image is enforced yet".to_owned()),
-            Some(enforced) if enforced != report.wanted => {
-                reasons.push(format!("image {enforced} is enforced, {} is wanted", report.wanted));
-            }
-            Some(_) => {}
-        }
-        if let Some(why) = &report.failure {
-            reasons.push(format!("the image is not applied: {why}"));
-        }
-        for (interface, why) in &report.unguarded {
-            reasons.push(format!("interface {interface} is not guarded: {why}"));
-        }
-        for interface in &report.attaching {
-            reasons.push(format!("interface {} is about to be guarded", interface.name));
-        }
-        if report.enforced.is_some() && report.guarded.is_empty() {
-            reasons.push("no interface is guarded".to_owned());
-        }
-        if reasons.is_empty() && !report.is_enforced() {
-            reasons.push("the last change could not be applied whole".to_owned());
-        }
-        reasons
-    }
-
-    /// What `/readyz` adds where what is enforced may be old.
-    #[must_use]
-    pub fn staleness(&self) -> Option<String> {
-        let since = jiff::Timestamp::try_from(self.source_stale_since?).ok()?;
-        Some(format!(
-            "stale since {since:.0}: the source cannot be read, its last word is enforced"
-        ))
-    }
 }
 
 /// Time after which a failed attempt is made again.
@@ -200,7 +141,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let tasks = TaskTracker::new();
     let cancelled = CancellationToken::new();
     if let Source::Kubernetes(kubernetes) = &source {
-        tell_kubernetes(&run, kubernetes, &statuses, &tasks, &cancelled);
+        tell::kubernetes(&run, kubernetes, &statuses, &tasks, &cancelled);
     }
     let events = EventRing::open(&run.places.bpffs)?;
     let drops = Drops::default();
@@ -214,7 +155,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
         found,
         cancelled.clone(),
     ));
-    tell_operators(&run, &state, drops, &statuses, &to_save, &tasks, &cancelled);
+    tell::operators(&run, &state, drops, &statuses, &to_save, &tasks, &cancelled);
     tasks.spawn(observe::serve(listener, statuses, metrics, cancelled.clone()));
     let saver = state::keep_saved(state, to_save);
     tasks.close();
@@ -307,53 +248,6 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Enforces what was enforced last, where that is known; whether it is in force.
-fn restored(reconciler: &mut Reconciler, node: &NodeState) -> bool {
-    let Some(report) = reconciler.restore(node) else { return false };
-    match report.failure {
-        Some(why) => {
-            tracing::error!(why, "what was enforced last cannot be restored");
-            false
-        }
-        None => {
-            tracing::info!(
-                revision = %report.wanted,
-                interfaces = report.guarded.len(),
-                "what was enforced last is in force again; it may be stale until the source is read"
-            );
-            report.attaching.is_empty()
-        }
-    }
-}
-
-/// `enforcer restore`
-pub fn restore(restore: &Restore) -> Result<(), AgentError> {
-    let Restore { places, interfaces, attach } = restore;
-    let Some(former) = State::of(&places.state).load() else {
-        tracing::info!("nothing was saved that could be restored");
-        return Ok(());
-    };
-    // Of these, the compiled snapshot knows the options; the rest is for reading sources.
-    let settings = Settings {
-        options: former.options.clone(),
-        seed_name: None,
-        kubermatic_namespace: String::new(),
-        guard_pods: GuardPods::Auto,
-        egress: EgressSettings { dns: EgressDns::Any, allow: Vec::new() },
-        limits: Limits::default(),
-    };
-    let addresses = former_addresses(&former.this_node.name, Some(&former));
-    let node = node::observe(interfaces, &addresses)?;
-    let kernel = Kernel::open_attaching(&places.bpffs, *attach)?;
-    let mut reconciler = Reconciler::new(kernel, settings, Some(former));
-    if reconciler.has_image() {
-        tracing::info!("an image is in force already");
-        reconciler.guard_all(&node);
-        return Ok(());
-    }
-    if restored(&mut reconciler, &node) { Ok(()) } else { Err(AgentError::NotRestored) }
-}
-
 /// What `--source` names.
 fn choice(run: &Run) -> Result<Choice, OpenError> {
     Ok(match &run.source {
@@ -367,66 +261,6 @@ fn choice(run: &Run) -> Result<Choice, OpenError> {
             hold: run.kubernetes.hold_below,
         }),
     })
-}
-
-/// Starts what writes to the seed's API: this node's Lease and Events.
-fn tell_kubernetes(
-    run: &Run,
-    source: &Kubernetes,
-    statuses: &watch::Receiver<Arc<Status>>,
-    tasks: &TaskTracker,
-    cancelled: &CancellationToken,
-) {
-    let node = run.node.clone();
-    let Some(namespace) = namespace(run) else {
-        tracing::warn!(
-            "the agent's own Namespace is not known: no Lease, no Events; see --namespace"
-        );
-        return;
-    };
-    let (clients, objects) = (source.clients(), source.reader());
-    tasks.spawn(lease::keep(
-        namespace.clone(),
-        node.clone(),
-        clients.clone(),
-        statuses.clone(),
-        cancelled.clone(),
-    ));
-    tasks.spawn(company::report(
-        node.clone(),
-        clients.clone(),
-        statuses.clone(),
-        cancelled.clone(),
-    ));
-    let me = events::Identity { namespace, node };
-    tasks.spawn(events::report(me, clients, objects, statuses.clone(), cancelled.clone()));
-}
-
-/// Starts what `enforcer debug` reads.
-fn tell_operators(
-    run: &Run,
-    state: &State,
-    drops: Drops,
-    statuses: &watch::Receiver<Arc<Status>>,
-    snapshots: &watch::Receiver<Option<Arc<Snapshot>>>,
-    tasks: &TaskTracker,
-    cancelled: &CancellationToken,
-) {
-    let agent = Arc::new(observe::Agent::of(run));
-    let (statuses, snapshots) = (statuses.clone(), snapshots.clone());
-    let path = state.socket();
-    match socket::bind(&path) {
-        Ok(listener) => {
-            let (agent, statuses) = (Arc::clone(&agent), statuses.clone());
-            let answers = Answers { agent, statuses, snapshots, drops };
-            tasks.spawn(socket::serve(listener, answers, cancelled.clone()));
-        }
-        Err(error) => tracing::warn!(
-            path = %path.display(), %error,
-            "no socket for `enforcer debug`: it will say what was kept"
-        ),
-    }
-    tasks.spawn(observe::keep_account(agent, state.clone(), statuses, cancelled.clone()));
 }
 
 /// The Namespace that the agent runs in.
@@ -502,72 +336,6 @@ fn save(
     if before.map(AsRef::as_ref) != after.map(AsRef::as_ref) {
         saved.send_replace(after.cloned());
     }
-}
-
-/// One line per change, and one per problem that is new or mended.
-fn log(former: &Report, report: &Report) {
-    if report.steps > 0 || (former.enforced.is_none() && report.enforced.is_some()) {
-        tracing::info!(
-            revision = %report.wanted,
-            mode = if report.audits { "audit" } else { "enforce" },
-            clusters = report.counters.len(),
-            frontends = report.frontends,
-            interfaces = report.guarded.len() + report.attaching.len(),
-            took = ?report.took,
-            changed = report.changes.len(),
-            by = by(&report.changes),
-            what = some(&report.changes),
-            "image in force"
-        );
-    }
-    for problem in new(&former.problems, &report.problems) {
-        tracing::warn!(%problem, "problem");
-    }
-    for problem in new(&report.problems, &former.problems) {
-        tracing::info!(%problem, "mended");
-    }
-    if !former.attaching.is_empty() && report.attaching.is_empty() {
-        tracing::info!(interfaces = report.guarded.len(), "programs are attached");
-    }
-    for (interface, why) in new(&former.unguarded, &report.unguarded) {
-        tracing::warn!(interface, why, "not guarded");
-    }
-    for (interface, _) in new(&report.unguarded, &former.unguarded) {
-        tracing::info!(interface, "no longer unguarded");
-    }
-    if report.failure != former.failure {
-        match &report.failure {
-            Some(why) => tracing::error!(why, "image is not applied"),
-            None => tracing::info!("images are applied again"),
-        }
-    }
-}
-
-/// Changes, or objects, that one log line names.
-const NAMED: usize = 8;
-
-/// The objects that a change comes from.
-fn by(changes: &[Change]) -> String {
-    let objects: BTreeSet<&str> = changes.iter().map(|change| change.object.as_str()).collect();
-    shortened(objects.len(), objects.into_iter().map(str::to_owned))
-}
-
-/// The changes themselves.
-fn some(changes: &[Change]) -> String {
-    shortened(changes.len(), changes.iter().map(ToString::to_string))
-}
-
-fn shortened(all: usize, words: impl Iterator<Item = String>) -> String {
-    let mut words: Vec<String> = words.take(NAMED).collect();
-    if all > NAMED {
-        words.push(format!("and {} more", all - NAMED));
-    }
-    words.join("; ")
-}
-
-/// What is in the second list and not in the first.
-fn new<'a, T: PartialEq>(former: &[T], now: &'a [T]) -> impl Iterator<Item = &'a T> {
-    now.iter().filter(|item| !former.contains(item))
 }
 
 /// SIGTERM and SIGINT.

@@ -1,19 +1,25 @@
 //! The command line. An option that is not here is not understood, never accepted and ignored.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+mod values;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
 use enforcer_policy::model::{
     ExemptSeed, LoadBalancerRanges, Mode, Options, ProbeRanges, Reject, SeedDefaults,
 };
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
+pub use self::values::{
+    EgressDnsOption, GuardPodsOption, LbRangesOption, LogFormat, ModeOption, RejectOption,
+    SeedDefaultsOption, Source,
+};
+use self::values::{exempt_seed, hold, probe_ranges};
 use crate::{
     debug::Debug,
     kernel::Attach,
     node::{Preemption, Selection},
-    source::{Destination, EgressDns, EgressSettings, GuardPods, Limits, kubernetes::Hold},
+    source::{Destination, EgressSettings, GuardPods, Limits, kubernetes::Hold},
 };
 
 /// Enforces in the kernel of a seed node who may reach each user cluster's API server.
@@ -223,171 +229,6 @@ impl Run {
     }
 }
 
-impl EgressDnsOption {
-    /// What it means.
-    #[must_use]
-    pub fn choice(self) -> EgressDns {
-        match self {
-            Self::Any => EgressDns::Any,
-            Self::Derived => EgressDns::Derived,
-        }
-    }
-}
-
-impl GuardPodsOption {
-    /// What it means.
-    #[must_use]
-    pub fn choice(self) -> GuardPods {
-        match self {
-            Self::Auto => GuardPods::Auto,
-            Self::On => GuardPods::On,
-            Self::Off => GuardPods::Off,
-        }
-    }
-}
-
-/// Where objects come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A folder of YAML files.
-    Manifests(PathBuf),
-    /// The API of the seed, as this kubeconfig reaches it.
-    Kubernetes(Option<PathBuf>),
-}
-
-impl FromStr for Source {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('=') {
-            Some(("manifests", folder)) if !folder.is_empty() => Ok(Self::Manifests(folder.into())),
-            Some(("kubernetes", file)) if !file.is_empty() => {
-                Ok(Self::Kubernetes(Some(file.into())))
-            }
-            None if text == "kubernetes" => Ok(Self::Kubernetes(None)),
-            _ => Err("write kubernetes, kubernetes=FILE or manifests=DIR"),
-        }
-    }
-}
-
-impl fmt::Display for Source {
-    /// As it is written on the command line.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Manifests(folder) => write!(f, "manifests={}", folder.display()),
-            Self::Kubernetes(Some(file)) => write!(f, "kubernetes={}", file.display()),
-            Self::Kubernetes(None) => f.write_str("kubernetes"),
-        }
-    }
-}
-
-/// `--seed-defaults`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SeedDefaultsOption {
-    /// As KKP does: only where the cluster has a list of its own.
-    Appended,
-    /// As KKP's documentation reads: everywhere.
-    Always,
-}
-
-/// `--mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ModeOption {
-    /// They are dropped.
-    Enforce,
-    /// They pass.
-    Audit,
-}
-
-/// `--reject`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RejectOption {
-    /// Not at all.
-    Drop,
-    /// With TCP RST, or ICMP "administratively prohibited".
-    Reset,
-}
-
-/// `--lb-ranges`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LbRangesOption {
-    /// As KKP does: on the shared nodeport-proxy.
-    Proxies,
-    /// On every frontend, direct nodePorts included.
-    Everywhere,
-}
-
-/// `--guard-pods`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum GuardPodsOption {
-    /// Where all pods lie in known ranges, or a load balancer targets pods.
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-}
-
-/// `--egress-dns`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EgressDnsOption {
-    /// As KKP does: anybody, at port 53.
-    #[default]
-    Any,
-    /// The resolvers of cluster and seed, and what is allowed besides.
-    Derived,
-}
-
-/// `--log-format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-fn exempt_seed(text: &str) -> Result<ExemptSeed, &'static str> {
-    let mut which = ExemptSeed { nodes: false, pods: false };
-    if text == "none" {
-        return Ok(which);
-    }
-    for word in text.split(',') {
-        match word {
-            "nodes" => which.nodes = true,
-            "pods" => which.pods = true,
-            _ => return Err("write nodes, pods, nodes,pods or none"),
-        }
-    }
-    Ok(which)
-}
-
-fn hold(text: &str) -> Result<Hold, &'static str> {
-    let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
-    let percent = percent.filter(|percent| *percent <= 100);
-    percent.map(|percent| Hold { percent }).ok_or("write a share from 0% to 100%")
-}
-
-fn probe_ranges(text: &str) -> Result<ProbeRanges, &'static str> {
-    let mut probes = ProbeRanges::NONE;
-    if text == "none" {
-        return Ok(probes);
-    }
-    for word in text.split(',') {
-        match word {
-            "published" => probes.ranges.extend(ProbeRanges::PUBLISHED),
-            "connected" => probes.connected = true,
-            range => match range.parse::<IpNet>() {
-                Ok(net) => probes.ranges.push(net.trunc()),
-                Err(_) => return Err("write none, or any of published, connected and CIDR,..."),
-            },
-        }
-    }
-    Ok(probes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -470,7 +311,7 @@ mod tests {
     fn egress_is_widened_by_ranges_with_and_without_a_port_and_narrowed_for_names() {
         let allow = "10.1.2.3/8,192.0.2.1:443,[2001:db8::/32]:8443";
         let egress = run(&["--egress-dns=derived", "--egress-allow", allow]).unwrap().egress();
-        assert_eq!(egress.dns, EgressDns::Derived);
+        assert_eq!(egress.dns, crate::source::EgressDns::Derived);
         let shown: Vec<String> = egress.allow.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["10.0.0.0/8", "192.0.2.1/32:443", "[2001:db8::/32]:8443"]);
     }

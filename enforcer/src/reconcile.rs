@@ -18,7 +18,7 @@ use enforcer_policy::{
     changes::{Change, changes},
     compile::{Compiler, Revision, Rules},
     image::{Assignment, CapacityError, Counted, Image, assign, counter_owners},
-    model::{Mode, ObjectRef, Snapshot, ThisNode},
+    model::{ClusterId, Mode, ObjectRef, Snapshot, ThisNode},
     plan::{Desired, Interface, LinkStep, Step, plan},
     problem::{self, Problem, ProblemKind},
 };
@@ -30,8 +30,11 @@ use crate::{
     chain::chain,
     kernel::{Kernel, KernelError},
     node::{NodeState, Preemption},
-    source::{Learned, Objects, Settings, Translated, translate},
+    source::{EgressDns, Learned, Objects, Settings, Translated, translate},
 };
+
+/// Who was not asked for this long is not asked any more.
+const ASKED_LATELY: Duration = Duration::from_secs(3600);
 
 /// Owns the kernel's side.
 pub struct Reconciler {
@@ -221,6 +224,33 @@ impl Reconciler {
         self.learned.names = names;
     }
 
+    /// Takes note of whom gated pods ask for names. What the kernel does not tell stays as it was.
+    fn learn_resolvers(&mut self, objects: &Objects) {
+        if self.settings.egress.dns == EgressDns::Any {
+            return;
+        }
+        let asked = match self.kernel.asked(ASKED_LATELY) {
+            Ok(asked) => asked,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "cannot see whom API servers ask for names");
+                return;
+            }
+        };
+        self.learned.dns.clear();
+        if asked.is_empty() {
+            return;
+        }
+        for key in objects.clusters.keys() {
+            let id = ClusterId(key.name.clone());
+            let word = Counted::egress(id.clone()).word();
+            let of_cluster = asked.iter().filter(|(owner, _)| *owner == word);
+            let resolvers: BTreeSet<IpAddr> = of_cluster.map(|(_, resolver)| *resolver).collect();
+            if !resolvers.is_empty() {
+                self.learned.dns.insert(id, resolvers);
+            }
+        }
+    }
+
     /// The hosts in URLs whose addresses are to be found out.
     #[must_use]
     pub fn names(&self) -> &BTreeSet<String> {
@@ -235,6 +265,7 @@ impl Reconciler {
         node: &NodeState,
     ) -> Report {
         let begin = Instant::now();
+        self.learn_resolvers(objects);
         let former = self.former.as_deref();
         let Translated { mut snapshot, mut problems, names } =
             translate(objects, &self.settings, this_node, &self.learned, former);

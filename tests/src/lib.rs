@@ -60,6 +60,7 @@ pub mod counted;
 pub mod entrances;
 pub mod exec;
 pub mod faults;
+pub mod fleet;
 pub mod floor;
 pub mod gated;
 pub mod http;

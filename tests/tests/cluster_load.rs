@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use enforcer_tests::addresses::CONTROL_PLANE;
 use enforcer_tests::control_plane::PORT;
+use enforcer_tests::fleet;
 use enforcer_tests::http::samples;
-use enforcer_tests::kube;
 use enforcer_tests::stage::NODE;
 use enforcer_tests::watched::{Flow, Meter, Watched};
 use serde_json::{Value, json};
@@ -159,76 +159,14 @@ fn name(number: usize) -> String {
 }
 
 fn objects(number: usize) -> Vec<Value> {
-    let namespace = format!("cluster-{}", name(number));
-    let (high, low) = (number / 250, number % 250 + 1);
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "namespace": namespace,
-            "name": "apiserver-external-x",
-            "labels": {"kubernetes.io/service-name": "apiserver-external"},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [format!("10.201.{high}.{low}")]}],
-        "ports": [{"name": "secure", "port": 6443, "protocol": "TCP"}],
-    });
-    // The range of nodePorts has no room for so many clusters; load balancers need none.
-    let service = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"namespace": namespace, "name": "front-loadbalancer"},
-        "spec": {
-            "type": "LoadBalancer",
-            "allocateLoadBalancerNodePorts": false,
-            "selector": {"app": "nodeport-proxy-envoy"},
-            "ports": [
-                {"name": "healthz", "port": 8002},
-                {"name": "apiserver-external-secure", "port": 31000},
-                {"name": "konnectivity-server-secure", "port": 31100},
-            ],
-        },
-        "status": {"loadBalancer": {"ingress": [{"ip": format!("10.200.{high}.{low}")}]}},
-    });
-    vec![kube::namespace(&namespace, &[]), cluster(number), service, slice]
-}
-
-/// Text that compresses as objects do, to about a quarter.
-fn prose(number: usize) -> String {
-    let mut state = number as u64 + 1;
-    let mut text = String::new();
-    while text.len() < REAL_SIZE {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        text += &format!("\"lastTransitionTime-{:x}\": \"2026-11-25\", ", state >> 40);
-    }
-    text
+    fleet::objects(&name(number), number, &ranges(number), REAL_SIZE)
 }
 
 fn cluster(number: usize) -> Value {
-    let name = name(number);
+    fleet::cluster(&name(number), number, &ranges(number), REAL_SIZE)
+}
+
+fn ranges(number: usize) -> [String; 2] {
     let (high, low) = (number / 250, number % 250);
-    let applied = "kubectl.kubernetes.io/last-applied-configuration";
-    json!({
-        "apiVersion": "kubermatic.k8c.io/v1",
-        "kind": "Cluster",
-        "metadata": {"name": name, "annotations": {applied: prose(number)}},
-        "spec": {
-            "humanReadableName": name,
-            "version": "1.33.1",
-            "cloud": {"dc": "dc-1", "providerName": "kubevirt"},
-            "clusterNetwork": {
-                "dnsDomain": "cluster.local",
-                "proxyMode": "ipvs",
-                "pods": {"cidrBlocks": ["172.25.0.0/16"]},
-                "services": {"cidrBlocks": ["10.240.16.0/20"]},
-            },
-            "exposeStrategy": "LoadBalancer",
-            "features": {},
-            "apiServerAllowedIPRanges": {
-                "cidrBlocks": ["198.51.100.0/24", format!("172.{}.{low}.0/24", 16 + high)],
-            },
-        },
-        "status": {"namespaceName": format!("cluster-{name}")},
-    })
+    ["198.51.100.0/24".to_owned(), format!("172.{}.{low}.0/24", 16 + high)]
 }

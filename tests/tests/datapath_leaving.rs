@@ -119,6 +119,8 @@ impl Sockets for MadeUp<'_> {
     fn may_reset(&self) -> bool {
         true
     }
+
+    fn asks<A: Address>(&self, _resolver: A, _cluster: u32) {}
 }
 
 fn host_reason(image: &Image, question: &Leaving) -> Option<&'static str> {

@@ -40,6 +40,28 @@ pub struct Listened {
     pub port: u32,
 }
 
+/// Name of the map of [`Asked`] resolvers and of its pin.
+pub const MAP_ASKED: &str = "ASKED";
+
+/// Resolvers that are remembered; the least recently asked is forgotten first.
+pub const ASKED: u32 = 2 << 10;
+
+/// Port of DNS.
+pub const DNS_PORT: u16 = 53;
+
+/// Key of the map `ASKED`: whom the gated pods of a cluster ask for names. The value is the time of the
+/// last question, in nanoseconds of `CLOCK_MONOTONIC`. No verdict reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Asked {
+    /// The destination; IPv4 is mapped (RFC 4291, 2.5.5.2).
+    pub resolver: [u64; 2],
+    /// Counter slot of the cluster's egress.
+    pub cluster: u32,
+    /// Makes the padding explicit.
+    pub reserved: u32,
+}
+
 /// Key of the list of destinations that an egress policy grants at one port; protocol 0 is TCP, 1
 /// UDP.
 #[inline(always)]
@@ -51,4 +73,5 @@ pub const fn port_peers_key(policy: u32, protocol: u32, port: u32) -> u64 {
 const _: () = {
     assert!(size_of::<EgressEntry>() == 32);
     assert!(size_of::<Listened>() == 8);
+    assert!(size_of::<Asked>() == 24);
 };

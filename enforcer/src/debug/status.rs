@@ -50,6 +50,8 @@ pub(super) struct Status {
     /// Revision of what the objects say, where an agent says or said it.
     wanted: Option<String>,
     mode: Option<&'static str>,
+    /// What the gate `apiserverNetworkPolicy` will be in new clusters; `null` where no Seed tells.
+    new_clusters_gate: Option<bool>,
     /// Since when the source cannot be read.
     stale_since: Option<String>,
     /// Everything that stands in the way, in words.
@@ -148,6 +150,7 @@ pub(super) fn view(sight: &Sight, options: &Options) -> Result<Status, DebugErro
     let drifted = interfaces.iter().filter(|interface| interface.state == "drifted");
     not_enforced
         .extend(drifted.filter_map(|one| Some(format!("{}: {}", one.name, one.why.as_ref()?))));
+    let seed = sight.snapshot.as_ref().and_then(|snapshot| snapshot.seed.as_ref());
     let audits = sight.image.as_ref().map(|image| image.header().audit != 0);
     Ok(Status {
         is_enforced: not_enforced.is_empty(),
@@ -162,6 +165,7 @@ pub(super) fn view(sight: &Sight, options: &Options) -> Result<Status, DebugErro
         enforced,
         wanted,
         mode: audits.map(|audits| if audits { "audit" } else { "enforce" }),
+        new_clusters_gate: seed.and_then(|seed| seed.new_clusters_gate),
         stale_since: account.and_then(|account| account.stale_since.clone()),
         not_enforced,
         interfaces,
@@ -302,6 +306,7 @@ impl View for Status {
             enforced,
             wanted,
             mode,
+            new_clusters_gate,
             stale_since,
             not_enforced,
             interfaces,
@@ -321,11 +326,17 @@ impl View for Status {
             None => or_none(&agent.source),
             Some(since) => format!("{}, stale since {since}", or_none(&agent.source)),
         };
+        let gate = match new_clusters_gate {
+            Some(true) => "limited",
+            Some(false) => "free",
+            None => "-",
+        };
         let facts = [
             [plain("agent"), toned(running, good(agent.is_running))],
             [plain("version"), plain(or_none(&agent.version))],
             [plain("source"), toned(source, good(stale_since.is_none()))],
             [plain("mode"), plain(mode.unwrap_or("-"))],
+            [plain("egress of new clusters"), plain(gate)],
             [plain("wanted"), plain(or_none(wanted))],
             [plain("enforced"), toned(or_none(enforced), good(wanted == enforced))],
         ];

@@ -1,10 +1,10 @@
 //! The executor: observes, and makes one step at a time. It decides nothing.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use aya::programs::SchedClassifier;
 use enforcer_policy::{
-    image::Image,
+    image::{Image, counter_owners},
     plan::{Attachments, Bank, Hook, Interface, LinkStep, Observed, Program, Step},
 };
 
@@ -13,6 +13,7 @@ use super::{
     attach::Attacher,
     banks::Banks,
     load::{Loaded, Programs, load},
+    told,
 };
 use crate::fault;
 
@@ -118,6 +119,16 @@ impl Kernel {
         fault::point("what others left is about to go");
         self.attacher.retire_other(&self.pins)?;
         self.pins.retire_other_versions()
+    }
+
+    /// Whom gated pods asked for names within the last time of this length, each with the word that
+    /// names the cluster's egress in the image in force.
+    pub fn asked(&self, within: Duration) -> Result<Vec<(u64, IpAddr)>, KernelError> {
+        let Some(bank) = self.banks.active() else { return Ok(Vec::new()) };
+        let owners = counter_owners(self.banks.words(bank));
+        let owner = |slot: u32| owners.get(slot as usize).copied();
+        let asked = told::asked(&self.pins, within)?.into_iter();
+        Ok(asked.filter_map(|(slot, resolver)| Some((owner(slot)?, resolver))).collect())
     }
 
     /// The counters.

@@ -9,8 +9,8 @@ use aya::{
 };
 use enforcer_ebpf::{
     abi::{
-        CLUSTERS, Counters, Images, MAP_ANSWERED, MAP_COUNTERS, MAP_EVENTS, MAP_GRACE, MAP_IMAGES,
-        MAP_LISTENED, MAP_OPENED, MAP_REASONS, MAP_RECENT, MAP_SUPPRESSED,
+        CLUSTERS, Counters, Images, MAP_ANSWERED, MAP_ASKED, MAP_COUNTERS, MAP_EVENTS, MAP_GRACE,
+        MAP_IMAGES, MAP_LISTENED, MAP_OPENED, MAP_REASONS, MAP_RECENT, MAP_SUPPRESSED,
     },
     verdict::Reason,
 };
@@ -20,7 +20,7 @@ use super::{BPF_OBJECT, CounterTable, KernelError, Pins, attach::ProgramIds, ban
 use crate::fault;
 
 /// Maps that the programs share with the agent.
-const MAPS: [&str; 10] = [
+const MAPS: [&str; 11] = [
     MAP_IMAGES,
     MAP_GRACE,
     MAP_COUNTERS,
@@ -31,6 +31,7 @@ const MAPS: [&str; 10] = [
     MAP_SUPPRESSED,
     MAP_ANSWERED,
     MAP_RECENT,
+    MAP_ASKED,
 ];
 
 /// What loading gives.

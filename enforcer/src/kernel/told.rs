@@ -1,16 +1,21 @@
-//! What the data path tells besides counters: events of denied packets, and recently admitted sources.
+//! What the data path tells besides counters: events of denied packets, recently admitted sources, and
+//! whom gated pods ask for names.
 //!
-//! Input: pinned maps. Output: [`DropEvent`]s one by one, and the [`Recent`] sources as they are. An event
+//! Input: pinned maps. Output: [`DropEvent`]s one by one, [`Recent`] and [`Asked`] as they are. An event
 //! is read once, by whoever reads first: the agent, or where none runs, `enforcer debug drops`.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
     os::fd::{AsRawFd, RawFd},
     path::Path,
+    time::Duration,
 };
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use enforcer_ebpf::abi::{DropEvent, MAP_EVENTS, MAP_RECENT, MAP_SUPPRESSED, Pace, Recent};
+use enforcer_ebpf::abi::{
+    Asked, DropEvent, MAP_ASKED, MAP_EVENTS, MAP_RECENT, MAP_SUPPRESSED, Pace, Recent,
+};
+use nix::time::{ClockId, clock_gettime};
 use zerocopy::FromBytes as _;
 
 use super::{KernelError, Pins};
@@ -119,6 +124,35 @@ impl RecentSources {
         let entries = self.map.iter().filter_map(Result::ok);
         entries.map(|(RecentPod(recent), time)| (recent, time)).collect()
     }
+}
+
+/// [`Asked`] as aya reads it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct AskedPod(Asked);
+
+// SAFETY: words without padding.
+unsafe impl aya::Pod for AskedPod {}
+
+/// Whom gated pods asked for names within the last time of this length, each with the counter slot of
+/// the cluster.
+pub(super) fn asked(pins: &Pins, within: Duration) -> Result<Vec<(u32, IpAddr)>, KernelError> {
+    let map = MapData::from_pin(pins.map(MAP_ASKED)).map(Map::LruHashMap);
+    let map: HashMap<MapData, AskedPod, u64> =
+        map.and_then(HashMap::try_from).map_err(|source| error("open", MAP_ASKED, source))?;
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(Duration::from)
+        .map_err(|errno| error("read the age of", MAP_ASKED, MapError::IoError(errno.into())))?;
+    let oldest = now.saturating_sub(within);
+    let mut asked = Vec::new();
+    for entry in map.iter() {
+        let (AskedPod(Asked { resolver, cluster, reserved: _ }), last) =
+            entry.map_err(|source| error("read", MAP_ASKED, source))?;
+        if Duration::from_nanos(last) >= oldest {
+            asked.push((cluster, address(resolver)));
+        }
+    }
+    Ok(asked)
 }
 
 /// An address as maps hold it: IPv4 is mapped.

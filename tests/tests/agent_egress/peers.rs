@@ -27,6 +27,25 @@ fn reaches_its_own(cni: Cni, arguments: &[&str], foreign_names: Access) {
     }
 }
 
+/// What the kernel saw while anybody could be asked counts for an agent that comes after.
+#[test]
+fn derived_dns_cuts_no_cluster_off_from_resolvers_that_it_asks() {
+    let gated = Gated::whole(Cni::Routed).unwrap();
+    let Gated { granted, names, foreign_names: foreign, refused, .. } = &gated;
+    let installation = gated.stage.installation().unwrap().interfaces("auto");
+    let agent = installation.start().unwrap();
+    let asks = |wanted: &[_]| gated.questions("apiserver", &[wanted], Access::Open);
+    assert_eq!(surprises(&asks(foreign)), [""; 0]);
+    agent.terminate().unwrap();
+    let installation = installation.arguments(&["--egress-dns", "derived"]);
+    let agent = installation.start().unwrap();
+    let open = [granted, names, foreign].map(|wanted| asks(wanted)).concat();
+    assert_eq!(surprises(&open), [""; 0]);
+    assert_eq!(surprises(&gated.questions("apiserver", &[refused], Access::Closed)), [""; 0]);
+    let said = |line: &&str| line.contains("--egress-dns=derived would cut the cluster off from");
+    assert_eq!(agent.log().lines().filter(said).count(), 1, "{}", agent.log());
+}
+
 #[test]
 fn behind_a_bridge_every_peer_answers_and_nothing_else_does() {
     reaches_its_own(Cni::Bridge, &[], Access::Open);

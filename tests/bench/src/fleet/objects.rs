@@ -1,7 +1,7 @@
-//! The objects of one user cluster of a fleet, as KKP writes them.
+//! The objects of one user cluster of a fleet, with ranges drawn by its number.
 
-use enforcer_tests::kube;
-use serde_json::{Value, json};
+use enforcer_tests::fleet;
+use serde_json::Value;
 
 use crate::world::Random;
 
@@ -15,64 +15,12 @@ pub(crate) fn name(number: usize) -> String {
 
 /// Everything of one cluster.
 pub(crate) fn all(number: usize, ranges: usize) -> Vec<Value> {
-    let namespace = format!("cluster-{}", name(number));
-    let (high, low) = (number / 250, number % 250 + 1);
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "namespace": namespace,
-            "name": "apiserver-external-x",
-            "labels": {"kubernetes.io/service-name": "apiserver-external"},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [format!("10.201.{high}.{low}")]}],
-        "ports": [{"name": "secure", "port": 6443, "protocol": "TCP"}],
-    });
-    // The range of nodePorts has no room for so many clusters; load balancers need none.
-    let service = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"namespace": namespace, "name": "front-loadbalancer"},
-        "spec": {
-            "type": "LoadBalancer",
-            "allocateLoadBalancerNodePorts": false,
-            "selector": {"app": "nodeport-proxy-envoy"},
-            "ports": [
-                {"name": "healthz", "port": 8002},
-                {"name": "apiserver-external-secure", "port": 31000},
-                {"name": "konnectivity-server-secure", "port": 31100},
-            ],
-        },
-        "status": {"loadBalancer": {"ingress": [{"ip": format!("10.200.{high}.{low}")}]}},
-    });
-    vec![kube::namespace(&namespace, &[]), cluster(number, ranges), service, slice]
+    fleet::objects(&name(number), number, &list(number, ranges), REST)
 }
 
 /// Its Cluster.
 pub(crate) fn cluster(number: usize, ranges: usize) -> Value {
-    let name = name(number);
-    let applied = "kubectl.kubernetes.io/last-applied-configuration";
-    json!({
-        "apiVersion": "kubermatic.k8c.io/v1",
-        "kind": "Cluster",
-        "metadata": {"name": name, "annotations": {applied: prose(number)}},
-        "spec": {
-            "humanReadableName": name,
-            "version": "1.33.1",
-            "cloud": {"dc": "dc-1", "providerName": "kubevirt"},
-            "clusterNetwork": {
-                "dnsDomain": "cluster.local",
-                "proxyMode": "ipvs",
-                "pods": {"cidrBlocks": ["172.25.0.0/16"]},
-                "services": {"cidrBlocks": ["10.240.16.0/20"]},
-            },
-            "exposeStrategy": "LoadBalancer",
-            "features": {},
-            "apiServerAllowedIPRanges": {"cidrBlocks": list(number, ranges)},
-        },
-        "status": {"namespaceName": format!("cluster-{name}")},
-    })
+    fleet::cluster(&name(number), number, &list(number, ranges), REST)
 }
 
 /// Ranges, three of four IPv4: /20 to /32, /44 to /64.
@@ -93,14 +41,4 @@ fn list(number: usize, ranges: usize) -> Vec<String> {
         }
     };
     (0..ranges).map(one).collect()
-}
-
-/// Text that compresses as objects do, to about a quarter.
-fn prose(number: usize) -> String {
-    let mut random = Random::new(number as u64);
-    let mut text = String::new();
-    while text.len() < REST {
-        text += &format!("\"lastTransitionTime-{:x}\": \"2026-11-25\", ", random.next() >> 40);
-    }
-    text
 }
