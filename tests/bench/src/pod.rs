@@ -5,7 +5,6 @@
 //! the program (`BPF_ENABLE_STATS`), beside an empty program on the same packets.
 
 use std::{
-    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
@@ -32,7 +31,9 @@ use enforcer_policy::{
     },
     plan::{Desired, LinkLayer, Program, plan},
 };
-use enforcer_tests::{cleanup::Scratch, netns::Netns, packets::Packet};
+use enforcer_tests::{
+    cleanup::Scratch, netns::Netns, packets::Packet, stage::NODE, topology::Plan,
+};
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -42,14 +43,10 @@ use crate::{
     target::{Spread, Target},
 };
 
-/// The pod's addresses, and the host's.
+/// The pod's addresses where only a packet says that there is one.
 const POD: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 244, 1, 7)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 7)),
-];
-const HOST: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(10, 244, 1, 1)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 1)),
 ];
 const PORT: u16 = 6443;
 /// Requests of one round.
@@ -115,28 +112,20 @@ fn asks(programs: &[u8], arguments: &Arguments, family: usize, name: &str) -> Re
 
 /// What a server in the pod answers, segment by segment.
 fn answers(programs: &[u8], arguments: &Arguments, family: usize, name: &str) -> Result<Row> {
-    let (host, pod) = (Netns::new("bench-host")?, Netns::new("bench-pod")?);
-    host.ip(&format!(
-        "link add pod0 type veth peer name eth0 netns {}\nlink set pod0 up\n\
-         addr add {}/24 dev pod0\naddr add {}/64 dev pod0 nodad\n",
-        pod.name(),
-        HOST[0],
-        HOST[1],
-    ))?;
-    pod.ip(&format!(
-        "link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n",
-        POD[0], POD[1],
-    ))?;
-    let listener = pod.enter(|| TcpListener::bind((POD[family], PORT)))?;
+    let network = Plan::customary().build()?;
+    let (host, pod) = (network.node(NODE), network.pod("apiserver"));
+    let to = SocketAddr::new(pod.addresses.both()[family], PORT);
+    let listener = pod.ns.enter(|| TcpListener::bind(to))?;
     let server = std::thread::spawn(move || serve(&listener));
-    let client = host.enter(|| TcpStream::connect_timeout(&(POD[family], PORT).into(), LIMIT))?;
+    let client = host.ns.enter(|| TcpStream::connect_timeout(&to, LIMIT))?;
     client.set_nodelay(true)?;
-    let row = host.enter(|| {
+    let row = host.ns.enter(|| {
         let mut scratch = Scratch::new("bench-answers")?;
         let mut kernel = Kernel::open(&scratch.bpffs("pins")?)?;
-        let state = node::observe(&Selection::Auto, &BTreeSet::new())?;
-        let interface = state.pod_interfaces.into_iter().next().context("the pod is not seen")?;
-        enforce(&mut kernel, interface)?;
+        let state = node::observe(&Selection::Auto, &host.addresses.both().into())?;
+        let mut interfaces = state.pod_interfaces.into_iter();
+        let interface = interfaces.find(|known| known.addresses.contains(&to.ip()));
+        enforce(&mut kernel, interface.context("the pod is not seen")?)?;
         let mut bench = EbpfLoader::new().load(programs)?;
         let empty = classifier(&mut bench, "empty")?;
         empty.load()?;
@@ -146,8 +135,8 @@ fn answers(programs: &[u8], arguments: &Arguments, family: usize, name: &str) ->
         let (mut floors, mut products, mut ratios) = (vec![], vec![], vec![]);
         let mut product = product;
         for _ in 0..arguments.rounds.min(15) {
-            let floor = per_packet(empty, &mut client)?;
-            let ours = per_packet(&mut product, &mut client)?;
+            let floor = per_packet(empty, &pod.peer, &mut client)?;
+            let ours = per_packet(&mut product, &pod.peer, &mut client)?;
             floors.push(floor);
             products.push(ours);
             ratios.push(ours / floor);
@@ -167,9 +156,13 @@ fn answers(programs: &[u8], arguments: &Arguments, family: usize, name: &str) ->
 }
 
 /// Nanoseconds of a program for each packet of the pod while a client asks and asks.
-fn per_packet(program: &mut SchedClassifier, client: &mut &TcpStream) -> Result<f64> {
+fn per_packet(
+    program: &mut SchedClassifier,
+    interface: &str,
+    client: &mut &TcpStream,
+) -> Result<f64> {
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let link = program.attach_with_options("pod0", TcAttachType::Ingress, options)?;
+    let link = program.attach_with_options(interface, TcAttachType::Ingress, options)?;
     let before = program.info()?;
     let mut bytes = [0_u8; 64];
     for _ in 0..REQUESTS {
@@ -216,11 +209,14 @@ fn enforce(kernel: &mut Kernel, interface: PodInterface) -> Result<()> {
         allowed: None,
         frontends: Vec::new(),
         own_pods: [].into(),
-        api_server_pods: POD.into(),
+        api_server_pods: interface.addresses.clone(),
         mode: Mode::Enforce,
         egress: Some(Egress {
             peers: pods.chain(services).chain(dns).collect(),
-            pods: vec![GatedPod { object: object("Pod", "apiserver"), addresses: POD.into() }],
+            pods: vec![GatedPod {
+                object: object("Pod", "apiserver"),
+                addresses: interface.addresses.clone(),
+            }],
         }),
     };
     let mut snapshot = Snapshot { clusters: [(id, cluster)].into(), ..Snapshot::default() };
