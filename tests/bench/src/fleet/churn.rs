@@ -82,10 +82,11 @@ fn write(watched: &Watched) -> Result<u64> {
                         if begin.elapsed() > SPAN {
                             break;
                         }
-                        let number = (writer + turn * WRITERS) % CLUSTERS;
-                        let mut cluster = objects::cluster(number, super::RANGES);
+                        let at = writer + turn * WRITERS;
+                        let mut cluster = objects::cluster(at % CLUSTERS, super::RANGES);
                         // Different from the last of this cluster each time.
-                        cluster["status"]["phase"] = format!("Phase{turn}").into();
+                        let phase = ["Updating", "Running"][at / CLUSTERS % 2];
+                        cluster["status"]["phase"] = phase.into();
                         admin.put(&cluster)?;
                         changes.fetch_add(1, Ordering::Relaxed);
                     }
