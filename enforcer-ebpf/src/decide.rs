@@ -100,7 +100,8 @@ fn unlisted<A: Address, T: Tables>(
         Side::Pod => (POLICY_OTHERS_POD, POLICY_EXEMPT_POD),
     };
     let is_in = |index| source.is_held(index, tables);
-    let known = is_in(others);
+    // In line, as every stranger comes here.
+    let known = source.is_in(tables::policy(image, others), tables);
     let mut probes = false;
     if known {
         let pod = source.pod(image);
