@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use enforcer_ebpf::abi::{Counters, Policy};
+
 use crate::{
     case::{Case, Family, Sources, Traffic},
     micro::{Measured, Row},
@@ -152,8 +154,10 @@ fn memory(text: &mut String, rows: &[Row]) {
     if let (Some(one), Some(many)) = (at(1, 10), at(10_000, 10)) {
         let _ = writeln!(
             text,
-            "- memory per API server with 20 ranges of each family: {:.0} bytes of lists, 128 of policy, 32 per CPU of counters, 8 per frontend",
-            (many - one) / 9_999.0
+            "- memory per API server with 20 ranges of each family: {:.0} bytes of lists, {} of policy, {} per CPU of counters, 8 per frontend",
+            (many - one) / 9_999.0,
+            size_of::<Policy>(),
+            size_of::<Counters>(),
         );
     }
 }
