@@ -30,7 +30,7 @@ use crate::{
     chain::chain,
     kernel::{Kernel, KernelError},
     node::{NodeState, Preemption},
-    source::{EgressDns, Learned, Objects, Settings, Translated, translate},
+    source::{EgressDns, Learned, Objects, Settings, Translated, Translator},
 };
 
 /// Who was not asked for this long is not asked any more.
@@ -40,6 +40,7 @@ const ASKED_LATELY: Duration = Duration::from_secs(3600);
 pub struct Reconciler {
     kernel: Kernel,
     settings: Settings,
+    translator: Translator,
     compiler: Compiler,
     former: Option<Arc<Snapshot>>,
     learned: Learned,
@@ -137,6 +138,7 @@ impl Reconciler {
         Self {
             kernel,
             settings,
+            translator: Translator::default(),
             compiler: Compiler::default(),
             former: former.map(Arc::new),
             learned: Learned::default(),
@@ -260,7 +262,7 @@ impl Reconciler {
     /// Makes the kernel enforce the objects, and begins to guard the node's interfaces.
     pub fn reconcile(
         &mut self,
-        objects: &Objects,
+        objects: &Arc<Objects>,
         this_node: &ThisNode,
         node: &NodeState,
     ) -> Report {
@@ -268,7 +270,7 @@ impl Reconciler {
         self.learn_resolvers(objects);
         let former = self.former.as_deref();
         let Translated { mut snapshot, mut problems, names } =
-            translate(objects, &self.settings, this_node, &self.learned, former);
+            self.translator.translate(objects, &self.settings, this_node, &self.learned, former);
         self.names = names;
         let (mut rules, conflicts) = self.compiler.compile(&snapshot);
         problems.extend(conflicts);

@@ -21,7 +21,7 @@ pub use self::{
     store::Objects,
     translate::{
         Destination, DestinationError, EgressDns, EgressSettings, GuardPods, Learned, Limits,
-        Settings, Translated, translate,
+        Settings, Translated, Translator, translate,
     },
 };
 

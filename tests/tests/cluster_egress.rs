@@ -26,7 +26,7 @@ fn until(
         let snapshot = read.ok().and_then(|text| serde_json::from_slice::<Snapshot>(&text).ok());
         let cluster = snapshot.and_then(|mut it| it.clusters.remove(&ClusterId(CLUSTER.into())));
         let known = cluster.is_some();
-        let egress = cluster.and_then(|cluster| cluster.egress);
+        let egress = cluster.and_then(|cluster| cluster.egress.clone());
         if known && wanted(egress.as_ref()) {
             return egress;
         }

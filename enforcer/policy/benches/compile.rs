@@ -1,6 +1,7 @@
 //! The compiler on fleets: a first snapshot, one edit after it, an image, a plan.
 #![allow(missing_docs, reason = "the macro's own function has none")]
 
+use std::sync::Arc;
 use std::{collections::BTreeMap, hint::black_box, net::Ipv4Addr};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -83,7 +84,7 @@ fn fleet(clusters: usize, ranges: u32) -> Snapshot {
             mode: Mode::Enforce,
             egress: None,
         };
-        (id, cluster)
+        (id, Arc::new(cluster))
     });
     Snapshot { clusters: clusters.collect(), ..Snapshot::default() }
 }
@@ -106,7 +107,7 @@ fn list(object: &ObjectRef, seed: u32, count: u32) -> RangeList {
 fn edit(snapshot: &Snapshot) -> Snapshot {
     let mut edited = snapshot.clone();
     if let Some(cluster) = edited.clusters.values_mut().nth(50)
-        && let Some(list) = &mut cluster.allowed
+        && let Some(list) = &mut Arc::make_mut(cluster).allowed
     {
         list.ranges.pop();
     }

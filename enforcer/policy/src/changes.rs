@@ -65,11 +65,15 @@ impl Display for Change {
 #[must_use]
 pub fn changes(before: &Snapshot, after: &Snapshot) -> Vec<Change> {
     let mut changes = Changes { cluster: None, all: Vec::new() };
-    let ids: BTreeSet<&ClusterId> = before.clusters.keys().chain(after.clusters.keys()).collect();
+    let all = || before.clusters.iter().chain(&after.clusters);
+    let ids: BTreeSet<&ClusterId> = all().map(|(id, _)| id).collect();
     for id in ids {
+        let (before, after) = (before.clusters.get(id), after.clusters.get(id));
+        if before == after {
+            continue;
+        }
         changes.cluster = Some(id.clone());
-        match (before.clusters.get(id), after.clusters.get(id)) {
-            (Some(before), Some(after)) if before == after => {}
+        match (before, after) {
             (Some(before), Some(after)) => changes.cluster(before, after),
             (None, Some(_)) => changes.add(object("Cluster", &id.0), "", Kind::Added, ""),
             (Some(_), None) => changes.add(object("Cluster", &id.0), "", Kind::Removed, ""),
@@ -327,7 +331,8 @@ mod tests {
     }
 
     fn snapshot(clusters: Vec<Cluster>) -> Snapshot {
-        let clusters = clusters.into_iter().map(|cluster| (cluster.id.clone(), cluster)).collect();
+        let clusters = clusters.into_iter().map(|cluster| (cluster.id.clone(), cluster.into()));
+        let clusters = clusters.collect();
         Snapshot { clusters, ..Snapshot::default() }
     }
 

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -338,7 +339,8 @@ pub fn snapshot() -> impl Strategy<Value = Snapshot> {
                 .zip(clusters)
                 .map(|(number, cluster)| {
                     let id = ClusterId(format!("c{number}"));
-                    (id.clone(), Cluster { namespace: format!("cluster-{id}"), id, ..cluster })
+                    let namespace = format!("cluster-{id}");
+                    (id.clone(), Arc::new(Cluster { namespace, id, ..cluster }))
                 })
                 .collect::<BTreeMap<_, _>>(),
             shared_proxy: shared.0,

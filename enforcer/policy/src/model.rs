@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -26,8 +27,8 @@ pub struct Snapshot {
     /// The Seed object that governs the clusters; `None` when none is visible or it is ambiguous,
     /// and then nothing is assumed of its fields.
     pub seed: Option<Seed>,
-    /// User clusters by id.
-    pub clusters: BTreeMap<ClusterId, Cluster>,
+    /// User clusters by id. Those that have not changed are the former snapshot's own.
+    pub clusters: BTreeMap<ClusterId, Arc<Cluster>>,
     /// Frontends of the shared `nodeport-proxy` that lead to no single cluster: the ports that it
     /// tells clusters apart on by SNI or tunnel, and what cannot be mapped.
     #[serde(default)]

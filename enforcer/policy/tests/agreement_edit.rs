@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{net::IpAddr, sync::Arc};
 
 use enforcer_policy::{
     compile::Compiler,
@@ -67,14 +67,13 @@ fn cluster(number: u16) -> Cluster {
 }
 
 fn seed() -> Snapshot {
-    let clusters: BTreeMap<ClusterId, Cluster> =
-        (0..CLUSTERS).map(cluster).map(|cluster| (cluster.id.clone(), cluster)).collect();
-    Snapshot { clusters, ..Snapshot::default() }
+    let clusters = (0..CLUSTERS).map(cluster).map(|cluster| (cluster.id.clone(), cluster.into()));
+    Snapshot { clusters: clusters.collect(), ..Snapshot::default() }
 }
 
 fn ranges(snapshot: &mut Snapshot) -> &mut Vec<ListedRange> {
     let edited = snapshot.clusters.get_mut(&cluster(EDITED).id).unwrap();
-    &mut edited.allowed.as_mut().unwrap().ranges
+    &mut Arc::make_mut(edited).allowed.as_mut().unwrap().ranges
 }
 
 /// The image of a snapshot after another, and the words that the way there writes.

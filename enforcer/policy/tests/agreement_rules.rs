@@ -135,6 +135,7 @@ proptest! {
         };
         without_pods(&mut elsewhere.shared_proxy);
         for cluster in elsewhere.clusters.values_mut() {
+            let cluster = Arc::make_mut(cluster);
             without_pods(&mut cluster.frontends);
             cluster.own_pods.clear();
             cluster.api_server_pods.clear();
@@ -204,7 +205,7 @@ fn cluster(id: &str, frontends: Vec<Frontend>, allowed: &[&str]) -> (ClusterId, 
 fn the_shared_proxy_has_a_name_that_no_cluster_can_have_and_conflicts_name_it() {
     let (id, abc) = cluster("abc", vec![shared(6443)], &[]);
     let snapshot = Snapshot {
-        clusters: [(id.clone(), abc)].into(),
+        clusters: [(id.clone(), abc.into())].into(),
         shared_proxy: vec![shared(6443)],
         ..Snapshot::default()
     };
@@ -220,7 +221,8 @@ fn clusters_with_equal_lists_share_one_set() {
     let ranges = ["198.51.100.0/25", "198.51.100.128/25"];
     let clusters =
         [cluster("a", vec![shared(30_001)], &ranges), cluster("b", vec![shared(30_002)], &ranges)];
-    let snapshot = Snapshot { clusters: clusters.into(), ..Snapshot::default() };
+    let clusters = clusters.map(|(id, cluster)| (id, cluster.into())).into();
+    let snapshot = Snapshot { clusters, ..Snapshot::default() };
     let (rules, _) = compile(&snapshot);
     let [a, b] = rules.policies.as_slice() else { panic!("{:?}", rules.policies) };
     assert!(Arc::ptr_eq(&a.admitted, &b.admitted));

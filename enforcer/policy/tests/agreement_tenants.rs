@@ -1,6 +1,6 @@
 //! Tenants: whatever one cluster's objects say, no other cluster admits more because of them.
 
-use std::cell::Cell;
+use std::{cell::Cell, sync::Arc};
 
 use enforcer_policy::{
     generate::questions,
@@ -63,11 +63,11 @@ fn a_changed_list_changes_nothing_at_frontends_that_its_cluster_does_not_claim()
     let config = Config { cases: 800, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&(questions(30), questions(0)), |((snapshot, packets), (other, _))| {
-            let lists = other.clusters.into_values().map(|cluster| cluster.allowed);
+            let lists = other.clusters.into_values().map(|cluster| cluster.allowed.clone());
             for (id, allowed) in snapshot.clusters.keys().zip(lists) {
                 let mut changed = snapshot.clone();
                 if let Some(cluster) = changed.clusters.get_mut(id) {
-                    cluster.allowed = allowed;
+                    Arc::make_mut(cluster).allowed = allowed;
                 }
                 for packet in &packets {
                     let mut only = snapshot.clone();

@@ -100,7 +100,7 @@ mod tests {
             mode: Mode::Enforce,
             egress: Some(Egress { peers: vec![], pods: vec![GatedPod { object, addresses }] }),
         };
-        Snapshot { clusters: [(id, cluster)].into(), ..Snapshot::default() }
+        Snapshot { clusters: [(id, cluster.into())].into(), ..Snapshot::default() }
     }
 
     #[test]

@@ -108,7 +108,7 @@ pub(super) fn view(sight: &Sight, options: &Options) -> Result<Show, DebugError>
 
 /// The cluster of that name.
 pub(super) fn find<'a>(known: &Known<'a>, id: &ClusterId) -> Result<&'a Cluster, DebugError> {
-    known.snapshot.clusters.get(id).ok_or_else(|| DebugError::UnknownCluster {
+    known.snapshot.clusters.get(id).map(AsRef::as_ref).ok_or_else(|| DebugError::UnknownCluster {
         cluster: id.to_string(),
         known: known.snapshot.clusters.keys().map(ToString::to_string).collect(),
     })

@@ -5,6 +5,8 @@
 //! gives way last, so that nobody else's list has to for a new one; a list that gives way is never
 //! replaced by none.
 
+use std::sync::Arc;
+
 use enforcer_policy::{
     model::{Cluster, ClusterId, RangeList, Snapshot},
     problem::{Problem, ProblemKind},
@@ -33,7 +35,7 @@ pub(super) fn make_room(snapshot: &mut Snapshot, former: Option<&Snapshot>) -> V
         }
         let before = former_of(&id).filter(|_| changed).cloned();
         let Some(cluster) = snapshot.clusters.get_mut(&id) else { continue };
-        gone += give_way(cluster, before, &mut problems);
+        gone += give_way(Arc::make_mut(cluster), before, &mut problems);
     }
     problems
 }
@@ -78,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    fn cluster(number: u16, ranges: u32) -> (ClusterId, Cluster) {
+    fn cluster(number: u16, ranges: u32) -> (ClusterId, Arc<Cluster>) {
         let id = ClusterId(format!("c{number}"));
         let object =
             ObjectRef { kind: "Cluster".to_owned(), namespace: String::new(), name: id.0.clone() };
@@ -107,7 +109,7 @@ mod tests {
             mode: Mode::Enforce,
             egress: None,
         };
-        (id, cluster)
+        (id, cluster.into())
     }
 
     fn snapshot(clusters: impl IntoIterator<Item = (u16, u32)>) -> Snapshot {

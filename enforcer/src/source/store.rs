@@ -4,6 +4,8 @@
 //! tables by namespace and name. Invariant: what could not be read is told apart from what is not
 //! there ([`Objects::may_exist`]), so that an error never looks like a deletion.
 
+mod touched;
+
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
@@ -15,6 +17,7 @@ use enforcer_policy::{
     problem::{Problem, ProblemKind},
 };
 
+pub(in crate::source) use self::touched::Touched;
 use super::objects::{
     Cluster, ClusterTemplate, EndpointSlice, Kind, Namespace, Node, Object, Pod, Seed, Service,
     Undecodable,

@@ -12,8 +12,10 @@ mod clusters;
 pub(super) mod egress;
 mod frontends;
 mod guard_pods;
+mod memory;
 mod mode;
 mod nodes;
+mod outside;
 mod pods;
 mod ranges;
 mod report;
@@ -21,19 +23,29 @@ mod seed;
 mod shared_proxy;
 mod unread;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use enforcer_policy::{
-    model::{Options, Snapshot, ThisNode},
+    model::{Cluster, ClusterId, Options, Snapshot, ThisNode},
     problem::Problem,
 };
 
-use self::{egress::Shared, guard_pods::Guard, report::Report, shared_proxy::SharedProxy};
+use self::{
+    egress::Shared,
+    guard_pods::Guard,
+    memory::{Environment, Memory, Recall},
+    outside::Outside,
+    report::Report,
+    shared_proxy::SharedProxy,
+};
 pub use self::{
     egress::{Destination, DestinationError, EgressDns, EgressSettings, Learned},
     guard_pods::GuardPods,
 };
-use super::store::Objects;
+use super::store::{Objects, Touched};
 
 /// What the operator set, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +90,35 @@ pub struct Translated {
     pub names: BTreeSet<String>,
 }
 
-/// Translates objects. `learned` is what the agent found out by itself, `former` the snapshot that is in
-/// force, or was before a restart.
+/// Translates one state of the objects after the other, and no cluster anew of which nothing has changed.
+/// What it remembers changes no result.
+#[derive(Debug, Default)]
+pub struct Translator {
+    /// Objects are the same as before only as long as those are kept.
+    before: Option<(Arc<Objects>, Memory)>,
+}
+
+impl Translator {
+    /// Translates objects. `learned` is what the agent found out by itself, `former` the snapshot that is
+    /// in force, or was before a restart.
+    pub fn translate(
+        &mut self,
+        objects: &Arc<Objects>,
+        settings: &Settings,
+        this_node: &ThisNode,
+        learned: &Learned,
+        former: Option<&Snapshot>,
+    ) -> Translated {
+        let (objects_before, memory) = self.before.take().unzip();
+        let touched = objects_before.as_ref().map(|before| Touched::between(before, objects));
+        let (translated, memory) =
+            translate_after(touched.zip(memory), objects, settings, this_node, learned, former);
+        self.before = Some((Arc::clone(objects), memory));
+        translated
+    }
+}
+
+/// Translates objects, remembering nothing.
 #[must_use]
 pub fn translate(
     objects: &Objects,
@@ -88,32 +127,91 @@ pub fn translate(
     learned: &Learned,
     former: Option<&Snapshot>,
 ) -> Translated {
+    translate_after(None, objects, settings, this_node, learned, former).0
+}
+
+/// Translates objects after others, of which `before` remembers something.
+fn translate_after(
+    before: Option<(Touched<'_>, Memory)>,
+    objects: &Objects,
+    settings: &Settings,
+    this_node: &ThisNode,
+    learned: &Learned,
+    former: Option<&Snapshot>,
+) -> (Translated, Memory) {
     let mut report = Report::new(objects);
     let seed = seed::choose(objects, settings, former, &mut report);
     let nodes = nodes::translate(objects, former, &mut report);
-    let guard = Guard::decide(objects, settings, &nodes, this_node, &mut report);
+    let hosts = nodes.values().flat_map(|node| &node.addresses).copied().collect();
+    let (outside_before, before) = match before {
+        Some((touched, memory)) => {
+            let Memory { outside, environment, clusters } = memory;
+            (outside, Some((touched, environment, clusters)))
+        }
+        None => (None, None),
+    };
+    let outside = (settings.guard_pods == GuardPods::Auto).then(|| {
+        let before = outside_before.zip(before.as_ref().map(|(touched, ..)| touched));
+        Outside::find(objects, &settings.options, &nodes, &hosts, before)
+    });
+    let guard = Guard::decide(settings, &nodes, this_node, hosts, outside.as_ref(), &mut report);
+    let environment = Environment {
+        settings: settings.clone(),
+        seed,
+        guard,
+        this_node: this_node.name.clone(),
+        failed: objects.failed.clone(),
+        incomplete: objects.incomplete,
+    };
+    let recall = before.map(|(touched, environment_before, clusters)| {
+        Recall::new(environment_before, clusters, touched, &environment)
+    });
+    let Environment { seed, guard, .. } = &environment;
     let shared = Shared::new(objects, settings, &nodes, &guard.hosts, this_node, learned);
-    let mut clusters =
-        clusters::translate(objects, settings, &seed, &guard, &shared, former, &mut report);
+    let all_made = clusters::translate(
+        objects,
+        &environment,
+        &shared,
+        recall.unwrap_or_default(),
+        former,
+        &mut report,
+    );
     let names = shared.names();
+    let mut clusters: BTreeMap<ClusterId, Arc<Cluster>> =
+        all_made.iter().map(|(id, made)| (id.clone(), Arc::clone(&made.cluster))).collect();
     let SharedProxy { frontends: shared_proxy, pods: shared_proxy_pods } = shared_proxy::distribute(
         objects,
         &settings.kubermatic_namespace,
         &mut clusters,
-        &guard,
+        guard,
         former,
         &mut report,
     );
+    keep_equal(&mut clusters, former);
+    let problems = report.finish(&clusters::claims(&clusters));
     let snapshot = Snapshot {
         options: settings.options.clone(),
-        seed: seed.seed,
+        seed: seed.seed.clone(),
         clusters,
         shared_proxy,
         shared_proxy_pods,
         nodes,
         this_node: this_node.clone(),
     };
-    Translated { snapshot, problems: report.finish(), names }
+    let memory = Memory { outside, clusters: memory::remembered(all_made, &snapshot), environment };
+    (Translated { snapshot, problems, names }, memory)
+}
+
+/// Takes the former snapshot's own clusters in place of equal ones.
+fn keep_equal(clusters: &mut BTreeMap<ClusterId, Arc<Cluster>>, former: Option<&Snapshot>) {
+    let Some(former) = former else { return };
+    for (id, cluster) in clusters {
+        if let Some(former) = former.clusters.get(id)
+            && former == cluster
+        {
+            *cluster = Arc::clone(former);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -219,7 +219,7 @@ fn enforce(kernel: &mut Kernel, interface: PodInterface) -> Result<()> {
             }],
         }),
     };
-    let mut snapshot = Snapshot { clusters: [(id, cluster)].into(), ..Snapshot::default() };
+    let mut snapshot = Snapshot { clusters: [(id, cluster.into())].into(), ..Snapshot::default() };
     snapshot.this_node.pod_interfaces = vec![interface];
     let (rules, problems) = compile(&snapshot);
     ensure!(problems.is_empty() && rules.egress.len() == 1, "not gated: {problems:?}");

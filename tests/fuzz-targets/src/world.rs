@@ -71,7 +71,7 @@ fn snapshot() -> Snapshot {
             },
             ..Options::default()
         },
-        clusters: [first, second].map(|it| (it.id.clone(), it)).into(),
+        clusters: [first, second].map(|it| (it.id.clone(), it.into())).into(),
         nodes: nodes.map(seed_node).into(),
         this_node: ThisNode {
             name: "node-1".to_owned(),

@@ -65,7 +65,7 @@ pub(crate) fn returned(kernel: &mut Kernel, program: Program, bytes: &[u8]) -> u
 }
 
 pub(crate) mod small {
-    use std::net::IpAddr;
+    use std::{net::IpAddr, sync::Arc};
 
     use enforcer_policy::model::{
         Cluster, ClusterId, Egress, ExposeStrategy, Frontend, FrontendAddress, FrontendKind,
@@ -82,7 +82,7 @@ pub(crate) mod small {
         };
         for cluster in snapshot.clusters.values_mut() {
             let pods = vec![GatedPod { object: object.clone(), addresses: [pod].into() }];
-            cluster.egress = Some(Egress { peers: Vec::new(), pods });
+            Arc::make_mut(cluster).egress = Some(Egress { peers: Vec::new(), pods });
         }
         snapshot.this_node.pod_interfaces.push(PodInterface {
             index: interface,
@@ -122,7 +122,7 @@ pub(crate) mod small {
             egress: None,
         };
         Snapshot {
-            clusters: [(id, cluster)].into(),
+            clusters: [(id, cluster.into())].into(),
             this_node: ThisNode {
                 name: "node".to_owned(),
                 addresses: ["192.0.2.10", "2001:db8:f::10"].map(|a| a.parse().unwrap()).into(),

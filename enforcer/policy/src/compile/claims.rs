@@ -43,6 +43,7 @@ pub(super) fn claims<'a>(
     node_addresses: &BTreeSet<IpAddr>,
 ) -> BTreeMap<FrontendKey, Vec<Claim<'a>>> {
     let of_clusters = snapshot.clusters.values().flat_map(|cluster| {
+        let cluster = &**cluster;
         cluster.frontends.iter().map(move |frontend| Claim { cluster: Some(cluster), frontend })
     });
     let shared = snapshot.shared_proxy.iter().map(|frontend| Claim { cluster: None, frontend });

@@ -161,7 +161,7 @@ fn holders<'a>(
             .copied()
             .collect();
         if !here.is_empty() {
-            clusters.push(cluster);
+            clusters.push(&**cluster);
             addresses.extend(here);
         }
     }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use enforcer_policy::model::{Cluster, Snapshot};
+use enforcer_policy::model::Snapshot;
 
 use super::watches::Watch;
 use crate::source::{objects::Kind, store::Key};
@@ -45,7 +45,7 @@ pub(super) fn of(former: &Snapshot, watch: &Watch) -> BTreeSet<Key> {
         }
         Kind::EndpointSlice => {
             let reached = clusters.filter(|cluster| !cluster.api_server_pods.is_empty());
-            let reached = reached.map(|Cluster { namespace, .. }| namespace);
+            let reached = reached.map(|cluster| &cluster.namespace);
             let shared = shared_proxy.iter().filter(|_| !shared_proxy_pods.is_empty());
             let shared = shared.map(|frontend| &frontend.service.namespace);
             reached.chain(shared).map(|namespace| Key::new(namespace, "")).collect()

@@ -4,7 +4,10 @@
 //! former snapshot. Output: the clusters of the snapshot. Invariant: a cluster is never less
 //! restricted because something of it cannot be read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use enforcer_policy::{
     model::{self, ClusterId, ExposeStrategy, RangeList, Snapshot},
@@ -12,13 +15,13 @@ use enforcer_policy::{
 };
 
 use super::{
-    Settings, allowed,
+    allowed,
     egress::{self, Gate, Shared, Subject},
     frontends,
     guard_pods::Guard,
+    memory::{Environment, Made, Recall},
     mode, pods, ranges,
-    report::{Place, Report},
-    seed::Chosen,
+    report::{Claims, Place, Report},
     unread,
 };
 use crate::source::{
@@ -43,43 +46,107 @@ pub(super) enum Strategy {
 
 /// What the Cluster object itself says.
 struct ControlPlane {
-    id: ClusterId,
     namespace: String,
     strategy: ExposeStrategy,
     allowed: Option<RangeList>,
     gate: Option<Gate>,
 }
 
-/// Translates all clusters.
+/// A cluster on its way.
+enum Draft {
+    /// As it was before.
+    Same(Made),
+    New {
+        control_plane: ControlPlane,
+        /// What is wrong so far.
+        report: Report,
+        former: Option<Arc<model::Cluster>>,
+    },
+}
+
+/// Translates all clusters, but for what all of them share with the shared proxy.
 pub(super) fn translate(
     objects: &Objects,
-    settings: &Settings,
-    seed: &Chosen,
-    guard: &Guard,
+    environment: &Environment,
     shared: &Shared<'_>,
+    mut recall: Recall<'_>,
     former: Option<&Snapshot>,
     report: &mut Report,
-) -> BTreeMap<ClusterId, model::Cluster> {
+) -> BTreeMap<ClusterId, Made> {
     let former_of = |id: &ClusterId| former.and_then(|former| former.clusters.get(id));
-    let mut control_planes = Vec::new();
+    let mut drafts = Vec::with_capacity(objects.clusters.len());
     for (Key { name, .. }, stored) in &objects.clusters {
         let id = ClusterId(name.clone());
         let former = former_of(&id);
-        control_planes.push(read(id, stored, objects, settings, seed, former, report));
+        drafts.push(match recall.take(&id, former) {
+            Some(made) => (id, Draft::Same(made)),
+            None => {
+                let mut report = Report::default();
+                let control_plane =
+                    read(&id, stored, objects, environment, former.map(AsRef::as_ref), &mut report);
+                (id, Draft::New { control_plane, report, former: former.cloned() })
+            }
+        });
     }
     for id in unread_ids(objects, former) {
         let former = former_of(&id);
-        control_planes.push(unread(id, former));
+        let control_plane = unread(&id, former.map(AsRef::as_ref));
+        let report = Report::default();
+        drafts.push((id, Draft::New { control_plane, report, former: former.cloned() }));
     }
-    report_shared_namespaces(&control_planes, objects, report);
-    control_planes
+    let namespaces = drafts.iter().map(|(id, draft)| (draft.namespace(), id));
+    report_shared_namespaces(&in_order(namespaces), objects, report);
+    drafts
         .into_iter()
-        .map(|control_plane| {
-            let former = former_of(&control_plane.id);
-            let cluster = complete(control_plane, objects, guard, shared, former, report);
-            (cluster.id.clone(), cluster)
+        .map(|(id, draft)| {
+            let made = draft.complete(&id, objects, &environment.guard, shared);
+            report.extend(made.problems.iter().cloned());
+            (id, made)
         })
         .collect()
+}
+
+/// Clusters by the namespaces of their control planes, in order.
+pub(super) fn claims(
+    clusters: &BTreeMap<ClusterId, Arc<model::Cluster>>,
+) -> Vec<(&str, &ClusterId)> {
+    in_order(clusters.iter().map(|(id, cluster)| (cluster.namespace.as_str(), id)))
+}
+
+fn in_order<'a>(
+    claims: impl Iterator<Item = (&'a str, &'a ClusterId)>,
+) -> Vec<(&'a str, &'a ClusterId)> {
+    let mut claims = Vec::from_iter(claims);
+    claims.sort_unstable();
+    claims
+}
+
+impl Draft {
+    fn namespace(&self) -> &str {
+        match self {
+            Self::Same(made) => &made.cluster.namespace,
+            Self::New { control_plane, .. } => &control_plane.namespace,
+        }
+    }
+
+    /// Adds what belongs to the control plane.
+    fn complete(
+        self,
+        id: &ClusterId,
+        objects: &Objects,
+        guard: &Guard,
+        shared: &Shared<'_>,
+    ) -> Made {
+        match self {
+            Self::Same(made) => made,
+            Self::New { control_plane, mut report, former } => {
+                let read = former.as_deref();
+                let cluster =
+                    complete(id, control_plane, objects, guard, shared, read, &mut report);
+                Made { cluster: Arc::new(cluster), problems: report.take(), former }
+            }
+        }
+    }
 }
 
 impl Strategy {
@@ -99,11 +166,10 @@ impl Strategy {
 }
 
 fn read(
-    id: ClusterId,
+    id: &ClusterId,
     stored: &Stored<Cluster>,
     objects: &Objects,
-    settings: &Settings,
-    seed: &Chosen,
+    Environment { settings, seed, .. }: &Environment,
     former: Option<&model::Cluster>,
     report: &mut Report,
 ) -> ControlPlane {
@@ -133,7 +199,7 @@ fn read(
     mode::report_annotated(&stored.object, place(""), report);
     let namespace = match status.namespace_name.as_str() {
         "" => {
-            let namespace = usual_namespace(&id);
+            let namespace = usual_namespace(id);
             if !is_inhabited(objects, &namespace) {
                 report.add(place(NAMESPACE), "", ProblemKind::NoNamespace);
             }
@@ -142,7 +208,7 @@ fn read(
         written => written.to_owned(),
     };
     let gate = Gate::of(stored, place(""), report);
-    ControlPlane { id, namespace, strategy, allowed, gate }
+    ControlPlane { namespace, strategy, allowed, gate }
 }
 
 /// Clusters that are there, or may be, and of which no version can be read.
@@ -157,15 +223,15 @@ fn unread_ids(objects: &Objects, former: Option<&Snapshot>) -> BTreeSet<ClusterI
         .collect()
 }
 
-fn unread(id: ClusterId, former: Option<&model::Cluster>) -> ControlPlane {
+fn unread(id: &ClusterId, former: Option<&model::Cluster>) -> ControlPlane {
     let gate = Gate::unread(former);
     if let Some(model::Cluster { namespace, strategy, allowed, .. }) = former.cloned() {
-        return ControlPlane { id, namespace, strategy, allowed, gate };
+        return ControlPlane { namespace, strategy, allowed, gate };
     }
     let object = Kind::Cluster.reference("", &id.0);
     let place = Place { object: &object, file: "", field: allowed::ALLOWED_RANGES };
     let allowed = Some(ranges::unreadable(place));
-    ControlPlane { namespace: usual_namespace(&id), id, strategy: STRICTEST, allowed, gate }
+    ControlPlane { namespace: usual_namespace(id), strategy: STRICTEST, allowed, gate }
 }
 
 /// Where KKP puts the control plane of a cluster that does not say it yet.
@@ -180,19 +246,10 @@ fn is_inhabited(objects: &Objects, namespace: &str) -> bool {
         || in_namespace(&objects.endpoint_slices, namespace).next().is_some()
 }
 
-fn report_shared_namespaces(
-    control_planes: &[ControlPlane],
-    objects: &Objects,
-    report: &mut Report,
-) {
-    let mut claims: BTreeMap<&str, BTreeSet<&ClusterId>> = BTreeMap::new();
-    for ControlPlane { id, namespace, .. } in control_planes {
-        claims.entry(namespace).or_default().insert(id);
-    }
-    for (namespace, ids) in claims {
-        for id in &ids {
-            report.claim(namespace, id);
-            let Some(other) = ids.iter().find(|other| *other != id) else { continue };
+fn report_shared_namespaces(claims: &Claims<'_>, objects: &Objects, report: &mut Report) {
+    for claims in claims.chunk_by(|(left, _), (right, _)| left == right) {
+        for (namespace, id) in claims {
+            let Some((_, other)) = claims.iter().find(|(_, other)| other != id) else { continue };
             let object = Kind::Cluster.reference("", &id.0);
             let stored = objects.clusters.get(&Key::new("", &id.0));
             let file = stored.map_or("", |stored| &stored.file);
@@ -205,6 +262,7 @@ fn report_shared_namespaces(
 
 /// Adds what belongs to the control plane.
 fn complete(
+    id: &ClusterId,
     control_plane: ControlPlane,
     objects: &Objects,
     guard: &Guard,
@@ -212,7 +270,7 @@ fn complete(
     former: Option<&model::Cluster>,
     report: &mut Report,
 ) -> model::Cluster {
-    let ControlPlane { id, namespace, strategy, allowed, gate } = control_plane;
+    let ControlPlane { namespace, strategy, allowed, gate } = control_plane;
     let former = former.filter(|former| former.namespace == namespace);
 
     let mut frontends = BTreeSet::new();
@@ -229,13 +287,13 @@ fn complete(
         pods.api_servers.extend(&former.api_server_pods);
     }
     let egress = gate.map(|gate| {
-        let subject = Subject { id: &id, namespace: &namespace };
+        let subject = Subject { id, namespace: &namespace };
         let former = former.and_then(|former| former.egress.as_ref());
         egress::of(&gate, subject, objects, shared, former, report)
     });
     let mode = mode::of(objects, &namespace, former, report);
     model::Cluster {
-        id,
+        id: id.clone(),
         namespace,
         strategy,
         allowed,

@@ -11,17 +11,17 @@ use std::{
 };
 
 use enforcer_policy::{
-    model::{ObjectRef, Options, SeedNode, ThisNode},
+    model::{ObjectRef, SeedNode, ThisNode},
     problem::ProblemKind,
-    ranges::RangeSet,
 };
 use ipnet::IpNet;
 
 use super::{
-    Settings, frontends, pods,
+    Settings, frontends,
+    outside::Outside,
     report::{Place, Report},
 };
-use crate::source::{objects::Service, store::Objects};
+use crate::source::objects::Service;
 
 /// `--guard-pods`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub enum GuardPods {
 }
 
 /// What is guarded of pods.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Guard {
     whose: Whose,
     /// Addresses of nodes: none of them is a pod's.
@@ -45,6 +46,7 @@ pub(super) struct Guard {
     node: Option<String>,
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Whose {
     /// Those of every service that exposes a control plane.
     All,
@@ -54,28 +56,23 @@ enum Whose {
 }
 
 impl Guard {
-    /// Decides it, and says once what stays open.
+    /// Decides it, and says once what stays open; `outside` are the pods that lie in no known range, asked
+    /// for with `auto` only.
     pub(super) fn decide(
-        objects: &Objects,
         settings: &Settings,
         nodes: &BTreeMap<String, SeedNode>,
         this_node: &ThisNode,
+        hosts: BTreeSet<IpAddr>,
+        outside: Option<&Outside>,
         report: &mut Report,
     ) -> Self {
-        let hosts: BTreeSet<IpAddr> =
-            nodes.values().flat_map(|node| &node.addresses).copied().collect();
-        let whose = match settings.guard_pods {
-            GuardPods::On => Whose::All,
-            GuardPods::Off => Whose::Nobodys,
-            GuardPods::Auto => {
-                let outside = outside(objects, &settings.options, nodes, &hosts);
-                match outside.is_empty() {
-                    true => Whose::All,
-                    false => {
-                        say_open(&outside, report);
-                        Whose::Targeted
-                    }
-                }
+        let outside = outside.filter(|outside| !outside.is_empty());
+        let whose = match (settings.guard_pods, outside) {
+            (GuardPods::Off, _) => Whose::Nobodys,
+            (GuardPods::On, _) | (GuardPods::Auto, None) => Whose::All,
+            (GuardPods::Auto, Some(outside)) => {
+                say_open(outside, report);
+                Whose::Targeted
             }
         };
         let node = nodes.contains_key(&this_node.name).then(|| this_node.name.clone());
@@ -108,24 +105,10 @@ impl Guard {
     }
 }
 
-/// Pods that no known range holds.
-fn outside(
-    objects: &Objects,
-    options: &Options,
-    nodes: &BTreeMap<String, SeedNode>,
-    hosts: &BTreeSet<IpAddr>,
-) -> Vec<IpAddr> {
-    let ranges = nodes.values().flat_map(|node| &node.pod_ranges).chain(&options.exempt);
-    let known: RangeSet = ranges.copied().collect();
-    pods::all(objects)
-        .filter(|address| !hosts.contains(address) && !known.contains(*address))
-        .collect()
-}
-
-fn say_open(outside: &[IpAddr], report: &mut Report) {
+fn say_open(outside: &Outside, report: &mut Report) {
     let around: Vec<String> = [IpAddr::is_ipv4, IpAddr::is_ipv6]
         .into_iter()
-        .filter_map(|family| around(outside.iter().copied().filter(family)))
+        .filter_map(|family| around(outside.addresses().filter(family)))
         .map(|net| net.to_string())
         .collect();
     let reason = format!(

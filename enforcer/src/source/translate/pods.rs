@@ -46,16 +46,34 @@ pub(super) fn of(objects: &Objects, namespace: &str, hosts: &BTreeSet<IpAddr>) -
     pods
 }
 
-/// Addresses of all pods that are seen, and of those behind the Services that expose control planes.
-pub(super) fn all(objects: &Objects) -> impl Iterator<Item = IpAddr> {
-    let exposes = |name: &str| {
-        name == frontends::SHARED_PROXY.service
-            || frontends::ROLES.iter().any(|role| role.service == name)
-    };
-    let slices = objects.endpoint_slices.values().map(|stored| &*stored.object);
-    let slices = slices.filter(move |slice| exposes(service(slice)));
-    let pods = objects.pods.values().flat_map(|stored| of_pod(&stored.object));
-    pods.chain(slices.flat_map(addresses))
+/// Addresses of all pods that are seen, and of those behind the Services that expose control planes, with
+/// their namespaces.
+pub(super) fn all(objects: &Objects) -> impl Iterator<Item = (&str, IpAddr)> {
+    let slices = objects.endpoint_slices.iter();
+    let slices = slices.map(|(key, stored)| (key.namespace.as_str(), exposed(&stored.object)));
+    let slices = slices.flat_map(|(at, addresses)| addresses.map(move |address| (at, address)));
+    let pods = objects.pods.iter();
+    let pods = pods.map(|(key, stored)| (key.namespace.as_str(), of_pod(&stored.object)));
+    pods.flat_map(|(at, addresses)| addresses.map(move |address| (at, address))).chain(slices)
+}
+
+/// The same of one namespace.
+pub(super) fn all_in<'a>(
+    objects: &'a Objects,
+    namespace: &'a str,
+) -> impl Iterator<Item = IpAddr> + 'a {
+    let slices = in_namespace(&objects.endpoint_slices, namespace);
+    let pods = in_namespace(&objects.pods, namespace);
+    pods.flat_map(|(_, stored)| of_pod(&stored.object))
+        .chain(slices.flat_map(|(_, stored)| exposed(&stored.object)))
+}
+
+/// Addresses of endpoints of a Service that exposes control planes; none of another's.
+fn exposed(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
+    let name = service(slice);
+    let exposes = name == frontends::SHARED_PROXY.service
+        || frontends::ROLES.iter().any(|role| role.service == name);
+    addresses(slice).filter(move |_| exposes)
 }
 
 /// The EndpointSlices of a Service.

@@ -33,6 +33,7 @@ const TEMPLATE_SCOPE: (&str, &str) = ("scope", "seed");
 const KKP_DEFAULT: ExposeStrategy = ExposeStrategy::NodePort;
 
 /// What follows from the Seeds.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chosen {
     /// The Seed that governs the clusters.
     pub(super) seed: Option<model::Seed>,

@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use enforcer_policy::model::{
@@ -35,15 +36,16 @@ pub(super) struct SharedProxy {
 pub(super) fn distribute(
     objects: &Objects,
     namespace: &str,
-    clusters: &mut BTreeMap<ClusterId, Cluster>,
+    clusters: &mut BTreeMap<ClusterId, Arc<Cluster>>,
     guard: &Guard,
     former: Option<&Snapshot>,
     report: &mut Report,
 ) -> SharedProxy {
     let mut shared = BTreeSet::new();
     let mut additions: BTreeMap<ClusterId, BTreeSet<Frontend>> = BTreeMap::new();
-    let owners = owners(clusters);
-    for opened in frontends::of(objects, namespace, &SHARED_PROXY, guard, report) {
+    let all_opened = frontends::of(objects, namespace, &SHARED_PROXY, guard, report);
+    let owners = owners(clusters, all_opened.iter().map(|opened| opened.listener).collect());
+    for opened in all_opened {
         let Opened { frontend, listener } = opened;
         match owners.get(&listener) {
             Some(owners) => {
@@ -58,6 +60,7 @@ pub(super) fn distribute(
     }
     for (id, frontends) in additions {
         let Some(cluster) = clusters.get_mut(&id) else { continue };
+        let cluster = Arc::make_mut(cluster);
         let all: BTreeSet<Frontend> = cluster.frontends.drain(..).chain(frontends).collect();
         cluster.frontends = all.into_iter().collect();
     }
@@ -79,9 +82,15 @@ pub(super) fn distribute(
     SharedProxy { frontends: shared.into_iter().collect(), pods }
 }
 
-/// Whose the nodePorts are that KKP exposes through the proxy.
-fn owners(clusters: &BTreeMap<ClusterId, Cluster>) -> BTreeMap<u16, BTreeSet<ClusterId>> {
+/// Whose the nodePorts with these numbers are, of those that KKP exposes through the proxy.
+fn owners(
+    clusters: &BTreeMap<ClusterId, Arc<Cluster>>,
+    listeners: BTreeSet<u16>,
+) -> BTreeMap<u16, BTreeSet<ClusterId>> {
     let mut owners: BTreeMap<u16, BTreeSet<ClusterId>> = BTreeMap::new();
+    if listeners.is_empty() {
+        return owners;
+    }
     for (id, cluster) in clusters {
         for Frontend { at, kind, .. } in &cluster.frontends {
             match (kind, at) {
@@ -90,7 +99,7 @@ fn owners(clusters: &BTreeMap<ClusterId, Cluster>) -> BTreeMap<u16, BTreeSet<Clu
                     | FrontendKind::KonnectivityNodePort
                     | FrontendKind::OpenVpnNodePort,
                     FrontendAddress::Node { port },
-                ) => {
+                ) if listeners.contains(port) => {
                     owners.entry(*port).or_default().insert(id.clone());
                 }
                 (

@@ -3,6 +3,7 @@
 mod allowed;
 mod egress;
 mod hostile;
+mod memory;
 mod missing;
 mod mode;
 mod objects;

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use enforcer::source::{
-    EgressSettings, GuardPods, Learned, Limits, Objects, Settings, objects::decode, translate,
+    EgressSettings, GuardPods, Learned, Limits, Objects, Settings, Translator, objects::decode,
 };
 use enforcer_policy::{
     compile::Compiler,
@@ -56,7 +56,7 @@ pub(crate) fn measure(clusters: usize, ranges: usize, edits: usize) -> Result<Ve
     let this_node = ThisNode { name: "seed-1".to_owned(), ..ThisNode::default() };
     let learned = Learned::default();
     let file: Arc<str> = "fleet.yaml".into();
-    let mut compiler = Compiler::default();
+    let (mut translator, mut compiler) = (Translator::default(), Compiler::default());
     let mut former: Option<Snapshot> = None;
     let mut banks = [vec![0; IMAGE_WORDS], vec![0; IMAGE_WORDS]];
     let mut active = None;
@@ -70,7 +70,9 @@ pub(crate) fn measure(clusters: usize, ranges: usize, edits: usize) -> Result<Ve
         let mut objects = Objects::default();
         objects.add_all(decoded.iter().map(|object| (object, &file)));
         clock.lap()?;
-        let translated = translate(&objects, &settings, &this_node, &learned, former.as_ref());
+        let objects = Arc::new(objects);
+        let translated =
+            translator.translate(&objects, &settings, &this_node, &learned, former.as_ref());
         clock.lap()?;
         let (rules, _) = compiler.compile(&translated.snapshot);
         clock.lap()?;

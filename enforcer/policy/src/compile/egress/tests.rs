@@ -48,7 +48,8 @@ fn gated(id: &str, peers: &[Peer], pods: &[GatedPod]) -> Cluster {
 fn compiled(clusters: Vec<Cluster>, interfaces: Vec<PodInterface>) -> (Rules, Vec<String>) {
     let mut snapshot = Snapshot::default();
     snapshot.this_node.pod_interfaces = interfaces;
-    snapshot.clusters = clusters.into_iter().map(|cluster| (cluster.id.clone(), cluster)).collect();
+    let clusters = clusters.into_iter().map(|cluster| (cluster.id.clone(), cluster.into()));
+    snapshot.clusters = clusters.collect();
     let (rules, problems) = compile(&snapshot);
     (rules, problems.iter().map(ToString::to_string).collect())
 }

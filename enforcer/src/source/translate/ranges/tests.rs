@@ -4,15 +4,14 @@ use enforcer_policy::model::ObjectRef;
 use proptest::prelude::*;
 
 use super::*;
-use crate::source::store::Objects;
 
 fn read(entries: &[&str]) -> (RangeList, Vec<enforcer_policy::problem::Problem>) {
     let object =
         ObjectRef { kind: "Cluster".to_owned(), namespace: String::new(), name: "abc".to_owned() };
-    let mut report = Report::new(&Objects::default());
+    let mut report = Report::default();
     let place = Place { object: &object, file: "a.yaml", field: "spec.list" };
     let list = list(entries.iter().copied(), place, &mut report);
-    (list, report.finish())
+    (list, report.take())
 }
 
 #[test]
