@@ -19,12 +19,14 @@ use crate::{
 mod claims;
 mod egress;
 mod lists;
+mod memory;
 mod revision;
 mod sources;
 
 use self::{
     claims::Claim,
     lists::{Lists, Sets},
+    memory::Memory,
 };
 pub use self::{
     lists::Admission,
@@ -101,7 +103,7 @@ pub struct Policy {
     /// The cluster, for counters and for its own pods; for frontends of the shared proxy that lead to
     /// no single cluster, namespace and name of its service.
     pub cluster: ClusterId,
-    /// Sources that the lists admit, pods not among them.
+    /// Sources that the lists admit, pods not among them. Equal sets of one [`Rules`] are one `Arc`.
     pub admitted: Arc<RangeSet>,
     /// Whether pods of `cluster` are admitted: not where lists of other clusters count as well.
     pub own_pods: bool,
@@ -140,18 +142,23 @@ pub struct EgressPod {
 #[derive(Debug, Default)]
 pub struct Compiler {
     sets: Sets,
+    memory: Memory,
 }
 
 impl Compiler {
     /// Compiles a snapshot.
     pub fn compile(&mut self, snapshot: &Snapshot) -> (Rules, Vec<Problem>) {
-        let mut lists = Lists::new(snapshot, &mut self.sets);
-        let compiled = compile_with(snapshot, &mut lists);
+        self.sets.begin();
+        let mut clusters = self.memory.recall(snapshot);
+        let revision = revision::of(snapshot, &mut clusters);
+        let mut lists = Lists::new(snapshot, &mut clusters, &mut self.sets);
+        let compiled = compile_with(snapshot, &mut lists, revision);
+        self.memory.note(clusters);
         self.sets.forget_unused();
         compiled
     }
 
-    /// Lists that the last snapshot had and the one before had not.
+    /// Sets that had to be made for the last snapshot.
     #[must_use]
     pub fn made(&self) -> usize {
         self.sets.made()
@@ -164,15 +171,21 @@ pub fn compile(snapshot: &Snapshot) -> (Rules, Vec<Problem>) {
     Compiler::default().compile(snapshot)
 }
 
-fn compile_with<'a>(snapshot: &'a Snapshot, lists: &mut Lists<'a, '_>) -> (Rules, Vec<Problem>) {
-    let mut policies = Policies::default();
-    let mut frontends = BTreeMap::new();
+fn compile_with<'a>(
+    snapshot: &'a Snapshot,
+    lists: &mut Lists<'a, '_>,
+    revision: Revision,
+) -> (Rules, Vec<Problem>) {
+    let mut policies = Policies::new(snapshot.clusters.len());
+    let mut frontends = Vec::new();
     let mut problems = BTreeSet::new();
     let node_addresses = sources::node_addresses(snapshot);
-    for (key, claims) in claims::claims(snapshot, &node_addresses) {
-        problems.extend(claims::conflicts(&claims));
-        if let Some(policy) = joint(&claims, lists) {
-            frontends.insert(key, policies.index(policy));
+    let claims = claims::claims(snapshot, &node_addresses);
+    for claims in claims.chunk_by(|(left, _), (right, _)| left == right) {
+        problems.extend(claims::conflicts(claims));
+        let Some((key, _)) = claims.first() else { continue };
+        if let Some(policy) = policies.of(claims, lists) {
+            frontends.push((*key, policy));
         }
     }
     let egress = egress::compile(snapshot, lists.sets());
@@ -183,32 +196,32 @@ fn compile_with<'a>(snapshot: &'a Snapshot, lists: &mut Lists<'a, '_>) -> (Rules
         pods: sources::pods(snapshot, &exempt),
         exempt,
         policies: policies.all,
-        frontends,
+        frontends: frontends.into_iter().collect(),
         egress_policies: egress.policies,
         egress: egress.pods,
         mode: snapshot.options.mode,
         reject: snapshot.options.reject,
-        revision: revision(snapshot),
+        revision,
     };
     (rules, problems.into_iter().collect())
 }
 
 /// What all claims on one frontend admit; `None` where none of them restricts it.
-fn joint<'a>(claims: &[Claim<'a>], lists: &mut Lists<'a, '_>) -> Option<Policy> {
+fn joint<'a>(claims: &[(FrontendKey, Claim<'a>)], lists: &mut Lists<'a, '_>) -> Option<Policy> {
     let mut joint: Option<Policy> = None;
-    for claim in claims {
+    for (_, claim) in claims {
         let admitted = match lists.admission(claim) {
             Admission::Unrestricted => continue,
             Admission::Only(admitted) => admitted,
         };
         let cluster = claim.claimant();
-        let mode = claim.cluster.map_or(Mode::Enforce, |cluster| cluster.mode);
+        let mode = claim.cluster.map_or(Mode::Enforce, |(_, cluster)| cluster.mode);
         joint = Some(match joint {
             None => Policy { cluster, admitted, own_pods: true, mode },
             Some(Policy { cluster: first, admitted: others, own_pods, mode: former }) => Policy {
                 own_pods: own_pods && first == cluster,
                 cluster: first,
-                admitted: lists::both(others, admitted),
+                admitted: lists.sets().both(others, &admitted),
                 mode: if former == mode { mode } else { Mode::Enforce },
             },
         });
@@ -216,15 +229,38 @@ fn joint<'a>(claims: &[Claim<'a>], lists: &mut Lists<'a, '_>) -> Option<Policy> 
     joint
 }
 
-/// Policies that exist already, by cluster: rarely more than two each.
-#[derive(Default)]
+/// Policies that exist already.
 struct Policies {
     all: Vec<Policy>,
+    /// Of frontends that one cluster alone claims, by its place and whether the load balancer ranges count.
+    alone: Vec<[Option<Option<usize>>; 2]>,
+    /// Of the others, by cluster: rarely more than two each.
     of_cluster: BTreeMap<ClusterId, Vec<usize>>,
 }
 
 impl Policies {
-    /// Index of the policy, added if it is new.
+    fn new(clusters: usize) -> Self {
+        Self { all: Vec::new(), alone: vec![[None; 2]; clusters], of_cluster: BTreeMap::new() }
+    }
+
+    /// Index of the policy of a frontend, which is added if it is new; `None` where nothing restricts it.
+    fn of<'a>(
+        &mut self,
+        claims: &[(FrontendKey, Claim<'a>)],
+        lists: &mut Lists<'a, '_>,
+    ) -> Option<usize> {
+        let [(_, claim @ Claim { cluster: Some((at, _)), .. })] = claims else {
+            return joint(claims, lists).map(|policy| self.index(policy));
+        };
+        let balanced = usize::from(lists.is_balanced(claim));
+        if let Some(known) = self.alone[*at][balanced] {
+            return known;
+        }
+        let index = joint(claims, lists).map(|policy| self.index(policy));
+        self.alone[*at][balanced] = Some(index);
+        index
+    }
+
     fn index(&mut self, policy: Policy) -> usize {
         let known = self.of_cluster.entry(policy.cluster.clone()).or_default();
         if let Some(index) = known.iter().find(|index| self.all[**index] == policy) {

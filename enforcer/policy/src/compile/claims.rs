@@ -4,10 +4,7 @@
 //! the order of their ids, and what is to be said where several claim one. Invariant: a destination
 //! that a packet reaches in two ways has the claims of both.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{FrontendKey, sources};
 use crate::{
@@ -18,8 +15,8 @@ use crate::{
 /// One claim on a frontend.
 #[derive(Clone, Copy)]
 pub(super) struct Claim<'a> {
-    /// The cluster; `None` for the shared proxy.
-    pub(super) cluster: Option<&'a Cluster>,
+    /// The cluster and its place in the order of ids; `None` for the shared proxy.
+    pub(super) cluster: Option<(usize, &'a Cluster)>,
     /// The way in.
     pub(super) frontend: &'a Frontend,
 }
@@ -28,64 +25,84 @@ impl Claim<'_> {
     /// Who claims it.
     pub(super) fn claimant(&self) -> ClusterId {
         match self.cluster {
-            Some(cluster) => cluster.id.clone(),
+            Some((_, cluster)) => cluster.id.clone(),
             None => self.frontend.shared_claimant(),
         }
     }
 }
 
-/// Every frontend with all that claim it.
+/// Every frontend with all that claim it, in order.
 ///
 /// An external IP may be an address of a node. A packet to it then meets a nodePort of the same
 /// number too, so that both count.
 pub(super) fn claims<'a>(
     snapshot: &'a Snapshot,
     node_addresses: &BTreeSet<IpAddr>,
-) -> BTreeMap<FrontendKey, Vec<Claim<'a>>> {
-    let of_clusters = snapshot.clusters.values().flat_map(|cluster| {
-        let cluster = &**cluster;
-        cluster.frontends.iter().map(move |frontend| Claim { cluster: Some(cluster), frontend })
+) -> Vec<(FrontendKey, Claim<'a>)> {
+    let of_clusters = snapshot.clusters.values().enumerate().flat_map(|(at, cluster)| {
+        let cluster = Some((at, &**cluster));
+        cluster
+            .into_iter()
+            .flat_map(|(_, it)| &it.frontends)
+            .map(move |frontend| Claim { cluster, frontend })
     });
     let shared = snapshot.shared_proxy.iter().map(|frontend| Claim { cluster: None, frontend });
-    let mut claims: BTreeMap<FrontendKey, Vec<Claim<'a>>> = BTreeMap::new();
-    for claim in of_clusters.chain(shared) {
-        claims.entry((claim.frontend.protocol, claim.frontend.at)).or_default().push(claim);
-    }
-    let two_ways: Vec<_> = claims
-        .keys()
-        .filter_map(|key| match *key {
-            (protocol, FrontendAddress::Address { address, port })
-                if sources::is_of_a_node(node_addresses, address) =>
-            {
-                let node_port = claims.get(&(protocol, FrontendAddress::Node { port }))?;
-                Some((*key, node_port.clone()))
-            }
-            (_, FrontendAddress::Address { .. } | FrontendAddress::Node { .. }) => None,
-        })
-        .collect();
-    for (key, node_port) in two_ways {
-        let claims = claims.entry(key).or_default();
-        claims.extend(node_port);
-        claims.sort_by_cached_key(|claim| (claim.cluster.is_none(), claim.claimant()));
+    let keyed = |claim: Claim<'a>| ((claim.frontend.protocol, claim.frontend.at), claim);
+    let mut claims: Vec<(FrontendKey, Claim<'a>)> = of_clusters.chain(shared).map(keyed).collect();
+    // Stable: clusters stay in the order of their ids, the shared proxy behind them.
+    claims.sort_by_key(|(key, _)| *key);
+    let two_ways = two_ways(&claims, node_addresses);
+    if !two_ways.is_empty() {
+        claims.extend(two_ways);
+        claims.sort_by(|(left, one), (right, other)| {
+            let order = |claim: &Claim<'_>| claim.cluster.map_or(usize::MAX, |(at, _)| at);
+            left.cmp(right).then(order(one).cmp(&order(other)))
+        });
     }
     claims
 }
 
+/// The claims of nodePorts at addresses of nodes that are frontends of the same number, once more for these.
+fn two_ways<'a>(
+    claims: &[(FrontendKey, Claim<'a>)],
+    node_addresses: &BTreeSet<IpAddr>,
+) -> Vec<(FrontendKey, Claim<'a>)> {
+    let all = |key: FrontendKey| {
+        let first = claims.partition_point(|(other, _)| *other < key);
+        claims[first..].iter().take_while(move |(other, _)| *other == key)
+    };
+    let mut found = Vec::new();
+    for same in claims.chunk_by(|(left, _), (right, _)| left == right) {
+        let Some((key, _)) = same.first() else { continue };
+        match *key {
+            (protocol, FrontendAddress::Address { address, port })
+                if sources::is_of_a_node(node_addresses, address) =>
+            {
+                let node_port = all((protocol, FrontendAddress::Node { port }));
+                found.extend(node_port.map(|(_, claim)| (*key, *claim)));
+            }
+            (_, FrontendAddress::Address { .. } | FrontendAddress::Node { .. }) => {}
+        }
+    }
+    found
+}
+
 /// One problem for every claimant but the first.
-pub(super) fn conflicts(claims: &[Claim<'_>]) -> Vec<Problem> {
-    let [first, others @ ..] = claims else { return Vec::new() };
+pub(super) fn conflicts(claims: &[(FrontendKey, Claim<'_>)]) -> Vec<Problem> {
+    let [(_, first), others @ ..] = claims else { return Vec::new() };
     if others.is_empty() {
         return Vec::new();
     }
     let claimant = first.claimant();
-    let mut others: BTreeSet<ClusterId> = others.iter().map(Claim::claimant).collect();
+    let mut others: BTreeSet<ClusterId> =
+        others.iter().map(|(_, claim)| claim.claimant()).collect();
     others.remove(&claimant);
     let port = match first.frontend.at {
         FrontendAddress::Node { port } => format!("nodePort {port}"),
         FrontendAddress::Address { address, port } => format!("{address} port {port}"),
     };
     let conflict = |other| Problem {
-        cluster: first.cluster.map(|cluster| cluster.id.clone()),
+        cluster: first.cluster.map(|(_, cluster)| cluster.id.clone()),
         object: first.frontend.service.clone(),
         file: String::new(),
         field: "spec.ports".to_owned(),

@@ -4,18 +4,15 @@
 //! the two kinds of frontends that one cluster may have. Invariant: lists of equal ranges are one set in
 //! memory, also from one snapshot to the next.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::claims::Claim;
+use super::{claims::Claim, memory::Known};
 use crate::{
     model::{
-        Cluster, ClusterId, ExposeStrategy, LoadBalancerRanges, Options, RangeList, Seed,
-        SeedDefaults, Snapshot,
+        Cluster, ExposeStrategy, LoadBalancerRanges, Options, RangeList, Seed, SeedDefaults,
+        Snapshot,
     },
     ranges::RangeSet,
 };
@@ -33,51 +30,65 @@ pub enum Admission {
 pub(super) struct Lists<'a, 's> {
     options: &'a Options,
     seed: Option<&'a Seed>,
-    /// By cluster, `None` for the shared proxy, and whether the load balancer ranges count.
-    known: BTreeMap<(Option<&'a ClusterId>, bool), Admission>,
+    clusters: &'s mut [Known],
+    shared_proxy: Option<Admission>,
     sets: &'s mut Sets,
 }
 
-/// Sets by the ranges that they were made of, in their order.
+/// Sets, each once, also from one snapshot to the next.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    known: HashMap<Vec<IpNet>, Known>,
+    all: HashSet<Arc<RangeSet>>,
     made: usize,
-}
-
-#[derive(Debug)]
-struct Known {
-    set: Arc<RangeSet>,
-    is_used: bool,
 }
 
 impl Sets {
     /// The set of these ranges.
-    pub(super) fn of(&mut self, ranges: Vec<IpNet>) -> Arc<RangeSet> {
-        let known = self.known.entry(ranges).or_insert_with_key(|ranges| {
-            self.made += 1;
-            Known { set: Arc::new(ranges.iter().copied().collect()), is_used: true }
-        });
-        known.is_used = true;
-        Arc::clone(&known.set)
+    pub(super) fn of(&mut self, ranges: impl IntoIterator<Item = IpNet>) -> Arc<RangeSet> {
+        self.one(ranges.into_iter().collect())
     }
 
-    /// Sets made since they were last looked through.
+    /// What both admit.
+    pub(super) fn both(&mut self, left: Arc<RangeSet>, right: &Arc<RangeSet>) -> Arc<RangeSet> {
+        if left == *right { left } else { self.one(left.intersection(right)) }
+    }
+
+    /// The one that is equal to this.
+    fn one(&mut self, set: RangeSet) -> Arc<RangeSet> {
+        self.made += 1;
+        if let Some(known) = self.all.get(&set) {
+            return Arc::clone(known);
+        }
+        let set = Arc::new(set);
+        self.all.insert(Arc::clone(&set));
+        set
+    }
+
+    /// Sets made since [`Self::begin`].
     pub(super) fn made(&self) -> usize {
         self.made
     }
 
-    /// Forgets what was not asked for since the last call.
+    /// Forgets what nobody else holds.
     pub(super) fn forget_unused(&mut self) {
-        self.known.retain(|_, known| std::mem::take(&mut known.is_used));
+        self.all.retain(|set| Arc::strong_count(set) > 1);
+    }
+
+    /// Begins to count anew.
+    pub(super) fn begin(&mut self) {
+        self.made = 0;
     }
 }
 
 impl<'a, 's> Lists<'a, 's> {
-    pub(super) fn new(snapshot: &'a Snapshot, sets: &'s mut Sets) -> Self {
-        sets.made = 0;
+    /// `clusters` are those of the snapshot, in order.
+    pub(super) fn new(
+        snapshot: &'a Snapshot,
+        clusters: &'s mut [Known],
+        sets: &'s mut Sets,
+    ) -> Self {
         let (options, seed) = (&snapshot.options, snapshot.seed.as_ref());
-        Self { options, seed, known: BTreeMap::new(), sets }
+        Self { options, seed, clusters, shared_proxy: None, sets }
     }
 
     /// For sets that are no list's.
@@ -85,18 +96,31 @@ impl<'a, 's> Lists<'a, 's> {
         self.sets
     }
 
+    /// Whether the load balancer ranges count for a claim.
+    pub(super) fn is_balanced(&self, claim: &Claim<'a>) -> bool {
+        claim.frontend.kind.is_shared_proxy()
+            || self.options.lb_ranges == LoadBalancerRanges::Everywhere
+            || claim.cluster.is_none_or(|(_, it)| it.strategy == ExposeStrategy::LoadBalancer)
+    }
+
     /// Whom the claimant admits at this frontend.
     pub(super) fn admission(&mut self, claim: &Claim<'a>) -> Admission {
-        let balanced = claim.frontend.kind.is_shared_proxy()
-            || self.options.lb_ranges == LoadBalancerRanges::Everywhere
-            || claim.cluster.is_none_or(|cluster| cluster.strategy == ExposeStrategy::LoadBalancer);
-        let key = (claim.cluster.map(|cluster| &cluster.id), balanced);
-        if let Some(known) = self.known.get(&key) {
+        let balanced = self.is_balanced(claim);
+        let cluster = claim.cluster.map(|(_, cluster)| cluster);
+        if let Some(known) = self.slot(claim, balanced) {
             return known.clone();
         }
-        let admission = self.read(claim.cluster, balanced);
-        self.known.insert(key, admission.clone());
+        let admission = self.read(cluster, balanced);
+        *self.slot(claim, balanced) = Some(admission.clone());
         admission
+    }
+
+    /// Where the admission of a claimant is kept.
+    fn slot(&mut self, claim: &Claim<'a>, balanced: bool) -> &mut Option<Admission> {
+        match claim.cluster {
+            Some((at, _)) => &mut self.clusters[at].admissions[usize::from(balanced)],
+            None => &mut self.shared_proxy,
+        }
     }
 
     /// The truth table of KKP (README, "What is enforced").
@@ -119,13 +143,8 @@ impl<'a, 's> Lists<'a, 's> {
         if lists.iter().flatten().all(|list| list.written == 0) {
             return Admission::Unrestricted;
         }
-        Admission::Only(self.sets.of(lists.into_iter().flatten().flat_map(nets).collect()))
+        Admission::Only(self.sets.of(lists.into_iter().flatten().flat_map(nets)))
     }
-}
-
-/// What both admit.
-pub(super) fn both(left: Arc<RangeSet>, right: Arc<RangeSet>) -> Arc<RangeSet> {
-    if left == right { left } else { Arc::new(left.intersection(&right)) }
 }
 
 fn nets(list: &RangeList) -> impl Iterator<Item = IpNet> {

@@ -8,6 +8,7 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
+use super::memory::{Known, Memory};
 use crate::model::{
     Cluster, ExposeStrategy, Frontend, FrontendAddress, LoadBalancerRanges, Mode, Options,
     ProbeRanges, Protocol, RangeList, Reject, Seed, SeedDefaults, SeedNode, Snapshot,
@@ -23,9 +24,17 @@ impl fmt::Display for Revision {
     }
 }
 
+/// Of a part.
+pub(super) type PartDigest = [u8; 32];
+
 /// Digest of a snapshot.
 #[must_use]
 pub fn revision(snapshot: &Snapshot) -> Revision {
+    of(snapshot, &mut Memory::default().recall(snapshot))
+}
+
+/// Digest of a snapshot whose clusters are these.
+pub(super) fn of(snapshot: &Snapshot, known: &mut [Known]) -> Revision {
     let Snapshot {
         options,
         seed,
@@ -44,8 +53,13 @@ pub fn revision(snapshot: &Snapshot) -> Revision {
         feed.list(load_balancer_ranges.as_ref());
     }
     feed.number(clusters.len() as u64);
-    for cluster in clusters.values() {
-        feed.cluster(cluster);
+    for (cluster, known) in clusters.values().zip(known) {
+        let digest = known.digest.get_or_insert_with(|| {
+            let mut feed = Feed(Sha256::new());
+            feed.cluster(cluster);
+            feed.0.finalize().into()
+        });
+        feed.0.update(digest);
     }
     feed.frontends(shared_proxy);
     feed.number(nodes.len() as u64);
@@ -57,7 +71,7 @@ pub fn revision(snapshot: &Snapshot) -> Revision {
         }
         feed.nets(pod_ranges.iter().copied());
     }
-    let digest: [u8; 32] = feed.0.finalize().into();
+    let digest: PartDigest = feed.0.finalize().into();
     let mut words = [0; 4];
     for (word, bytes) in words.iter_mut().zip(digest.chunks_exact(8)) {
         *word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));

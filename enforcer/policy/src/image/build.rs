@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use enforcer_ebpf::{
@@ -120,8 +121,8 @@ impl Builder {
         let mut known = HashMap::new();
         for (index, policy) in (POLICY_FIRST..).zip(policies) {
             let Policy { cluster, admitted, own_pods, mode } = policy;
-            // Equal lists (a Seed's defaults and nothing else, say) are stored once.
-            let mut record = match known.get(admitted) {
+            // Equal lists (a Seed's defaults and nothing else, say) are one set, and stored once.
+            let mut record = match known.get(&Arc::as_ptr(admitted)) {
                 Some(record) => *record,
                 None => {
                     let record = regions.policy(&mut self.words, admitted).ok_or_else(|| {
@@ -130,7 +131,7 @@ impl Builder {
                             cluster: cluster.0.clone(),
                         }
                     })?;
-                    known.insert(admitted, record);
+                    known.insert(Arc::as_ptr(admitted), record);
                     record
                 }
             };
