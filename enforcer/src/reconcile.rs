@@ -243,7 +243,7 @@ impl Reconciler {
             return;
         }
         for key in objects.clusters.keys() {
-            let id = ClusterId(key.name.clone());
+            let id = ClusterId(key.name.to_string());
             let word = Counted::egress(id.clone()).word();
             let of_cluster = asked.iter().filter(|(owner, _)| *owner == word);
             let resolvers: BTreeSet<IpAddr> = of_cluster.map(|(_, resolver)| *resolver).collect();

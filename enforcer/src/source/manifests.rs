@@ -4,11 +4,13 @@
 //! Output: [`Objects`], anew after every change. Invariant: what cannot be read changes nothing; see
 //! `folder` for what counts as being there, `file` for what an unreadable file leaves in force.
 //!
-//! One thread does the work: it waits for events (`watch`), lists the folder (`listing`), reads what
-//! is new (`reading`), parses it (`documents`, `yaml`, `outline`) and publishes the result. A change
-//! is published 20 ms after its last event; with events that never end, every 100 ms. What is more
-//! often one half of a replacement counts later: a file that is removed after 120 ms, one that is
-//! emptied after two seconds. Where events fail to come, the thread finds a change within two seconds.
+//! One thread does the work: it waits for events (`watch`), looks at the files that they name, or at all
+//! (`listing`), reads what is new (`reading`), parses it (`documents`, `yaml`, `outline`) and publishes
+//! the result. A file that is renamed into its place is published 5 ms later, any other change 20 ms
+//! after its last event; with events that never end, every 100 ms. What is more often one half of a
+//! replacement counts later: a file that is removed after 120 ms, one that is emptied after two seconds.
+//! Where events fail to come, the thread finds a change within two seconds, in a folder of thousands of
+//! files within a minute: looking at all of them must not take a thousandth of the time.
 //!
 //! To replace a file that the agent reads, write another one and rename it; a file that is rewritten
 //! in place is read once its writer has closed it, or has been idle for five seconds.
@@ -35,7 +37,7 @@ use tokio::sync::{oneshot, watch as channel};
 use self::{
     documents::{Document, Notation, split},
     file::unreadable_problem,
-    folder::{Folder, Looked},
+    folder::{Folder, Looked, Scope},
     watch::{Stop, Watch, Woken},
 };
 use super::{
@@ -43,8 +45,14 @@ use super::{
     store::Objects,
 };
 
-/// Without events, look this often.
+/// Look at every file this often, whatever events say, and where that takes long, ...
 const POLL: Duration = Duration::from_secs(2);
+
+/// ... for one part in so many of the time.
+const SHARE: u32 = 1000;
+
+/// But at least this often.
+const LONGEST_POLL: Duration = Duration::from_secs(60);
 
 /// Where the kernel sends no events, look this often.
 const BLIND_POLL: Duration = Duration::from_millis(500);
@@ -177,8 +185,20 @@ fn run(mut folder: Folder, mut watch: Watch, poll: Duration, opened: Opened) {
     if opened.send(Ok(receiver)).is_err() {
         return;
     }
-    while wait(&folder, &mut watch, looked.again.unwrap_or(poll).min(poll)) != Woken::Stopped {
-        looked = look(&mut folder, &mut watch);
+    let mut look_at_all = Instant::now() + poll;
+    loop {
+        let now = Instant::now();
+        let all = look_at_all.saturating_duration_since(now);
+        if wait(&folder, &mut watch, looked.again.unwrap_or(all).min(all)) == Woken::Stopped {
+            return;
+        }
+        let begin = Instant::now();
+        let is_blind = !watch.sees(&folder.watched());
+        let scope = if is_blind || begin >= look_at_all { Scope::All } else { Scope::Named };
+        looked = look(&mut folder, &mut watch, scope);
+        if scope == Scope::All {
+            look_at_all = Instant::now() + poll.max((begin.elapsed() * SHARE).min(LONGEST_POLL));
+        }
         if looked.changed {
             publish(&folder, &objects);
         }
@@ -189,15 +209,15 @@ fn run(mut folder: Folder, mut watch: Watch, poll: Duration, opened: Opened) {
 fn first_look(folder: &mut Folder, watch: &mut Watch) -> io::Result<Looked> {
     let end = Instant::now() + START;
     loop {
-        let looked = folder.look(watch)?;
+        let looked = folder.look(watch, Scope::All)?;
         let Some(again) = looked.again.filter(|_| Instant::now() < end) else { return Ok(looked) };
         thread::sleep(again.min(watch::QUIET));
     }
 }
 
-fn look(folder: &mut Folder, watch: &mut Watch) -> Looked {
+fn look(folder: &mut Folder, watch: &mut Watch, scope: Scope) -> Looked {
     let was_gone = folder.is_gone();
-    match folder.look(watch) {
+    match folder.look(watch, scope) {
         Ok(looked) => {
             if was_gone {
                 tracing::info!(folder = %folder.path().display(), "the manifest folder is back");

@@ -14,7 +14,7 @@ mod decode;
 mod kkp;
 mod strict;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Deserializer};
 
@@ -42,10 +42,10 @@ const ANNOTATIONS: [&str; 3] =
 pub struct Metadata {
     /// Name.
     #[serde(deserialize_with = "null_is_absent")]
-    pub name: String,
+    pub name: Arc<str>,
     /// Namespace, empty for cluster-scoped objects.
     #[serde(deserialize_with = "null_is_absent")]
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Identity of this incarnation, as the API server gave it.
     pub uid: Option<String>,
     /// Set once the object is being deleted.

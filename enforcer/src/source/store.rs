@@ -63,9 +63,9 @@ pub type Table<T> = BTreeMap<Key, Stored<T>>;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Namespace, empty for cluster-scoped objects.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 /// An object and where it comes from.
@@ -106,8 +106,7 @@ impl Objects {
 
     /// Puts an object in place of the one of the same kind and name, if there is one.
     pub fn replace(&mut self, object: &Object, file: &Arc<str>) {
-        let ObjectRef { kind: _, namespace, name } = object.reference();
-        let key = Key { namespace, name };
+        let key = object.key();
         match object {
             Object::Cluster(_) => drop(self.clusters.remove(&key)),
             Object::Seed(_) => drop(self.seeds.remove(&key)),
@@ -186,7 +185,7 @@ impl Objects {
 
     /// The file that already holds the object, if one does.
     fn insert(&mut self, object: &Object, file: &Arc<str>) -> Option<Arc<str>> {
-        let at = object.reference();
+        let at = object.key();
         match object {
             Object::Cluster(object) => put(&mut self.clusters, at, object, file),
             Object::Seed(object) => put(&mut self.seeds, at, object, file),
@@ -204,7 +203,7 @@ impl Key {
     /// Of an object in a namespace.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+        Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -213,7 +212,7 @@ pub fn in_namespace<'a, T>(
     table: &'a Table<T>,
     namespace: &'a str,
 ) -> impl Iterator<Item = (&'a Key, &'a Stored<T>)> {
-    table.range(Key::new(namespace, "")..).take_while(move |(key, _)| key.namespace == namespace)
+    table.range(Key::new(namespace, "")..).take_while(move |(key, _)| *key.namespace == *namespace)
 }
 
 /// Rows of tables to be, in order of precedence.
@@ -231,8 +230,7 @@ struct Rows {
 
 impl Rows {
     fn push(&mut self, object: &Object, file: &Arc<str>) {
-        let ObjectRef { kind: _, namespace, name } = object.reference();
-        let at = Key { namespace, name };
+        let at = object.key();
         match object {
             Object::Cluster(object) => self.clusters.push((at, stored(object, file))),
             Object::Seed(object) => self.seeds.push((at, stored(object, file))),
@@ -277,13 +275,8 @@ fn fill<T>(
     *table = all.into_iter().collect();
 }
 
-fn put<T>(
-    table: &mut Table<T>,
-    at: ObjectRef,
-    object: &Arc<T>,
-    file: &Arc<str>,
-) -> Option<Arc<str>> {
-    match table.entry(Key { namespace: at.namespace, name: at.name }) {
+fn put<T>(table: &mut Table<T>, at: Key, object: &Arc<T>, file: &Arc<str>) -> Option<Arc<str>> {
+    match table.entry(at) {
         Entry::Occupied(first) => Some(Arc::clone(&first.get().file)),
         Entry::Vacant(free) => {
             free.insert(Stored { object: Arc::clone(object), file: Arc::clone(file) });

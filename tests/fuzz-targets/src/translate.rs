@@ -32,7 +32,7 @@ fn lose(objects: &Objects, key: &Key, former: &Snapshot) {
     objects.failed.insert(ObjectRef {
         kind: "Cluster".to_owned(),
         namespace: String::new(),
-        name: key.name.clone(),
+        name: key.name.to_string(),
     });
     let after = translated(&objects, Some(former)).snapshot;
     for (id, cluster) in &former.clusters {

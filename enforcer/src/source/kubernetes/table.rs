@@ -237,7 +237,7 @@ impl Table {
     }
 
     fn counts(&self, key: &Key) -> bool {
-        self.kind != Kind::Namespace || !SELF_MADE.contains(&key.name.as_str())
+        self.kind != Kind::Namespace || !SELF_MADE.contains(&&*key.name)
     }
 }
 

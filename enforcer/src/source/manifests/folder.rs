@@ -15,9 +15,9 @@ use std::{
 
 use super::{
     file::{File, unreadable_problem},
-    listing::{self, Entry, Listing, Stamp},
-    reading::{self, Reading},
-    watch::{Inode, QUIET, Watch, inode_of},
+    listing::{self, Entry, Listing, Stamp, is_manifest},
+    reading::{self, Reading, SETTLED},
+    watch::{Heard, Inode, QUIET, WHOLE, Watch, inode_of},
 };
 use crate::source::store::Objects;
 
@@ -45,6 +45,8 @@ pub(super) struct Folder {
     refill: Option<Instant>,
     /// Folders that hold the targets of symlinks.
     targets: BTreeSet<PathBuf>,
+    /// Whether there are symlinks: then any event may concern any file.
+    has_links: bool,
     hasher: RandomState,
 }
 
@@ -56,6 +58,15 @@ struct Slot {
     /// Since when there is a newer version that was not taken.
     waiting: Option<Instant>,
     missing: Option<Instant>,
+}
+
+/// What to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Every file.
+    All,
+    /// The files that events have named, where these tell enough.
+    Named,
 }
 
 /// Result of a look.
@@ -78,6 +89,7 @@ impl Folder {
             gone: None,
             refill: None,
             targets: BTreeSet::new(),
+            has_links: false,
             hasher: RandomState::new(),
         }
     }
@@ -112,9 +124,9 @@ impl Folder {
     ///
     /// # Errors
     /// Where the folder cannot be read; what its files said stays.
-    pub(super) fn look(&mut self, watch: &mut Watch) -> io::Result<Looked> {
-        let came = watch.start_look();
-        let (rewatched, Listing { inode, entries, targets }) = match self.list(watch) {
+    pub(super) fn look(&mut self, watch: &mut Watch, scope: Scope) -> io::Result<Looked> {
+        let heard = watch.start_look();
+        let (rewatched, listing) = match self.list(watch, &heard, scope) {
             Ok(listed) => listed,
             Err(error) => {
                 let since = self.gone.take().map_or_else(SystemTime::now, |(since, _)| since);
@@ -125,19 +137,24 @@ impl Folder {
         };
         let now = Instant::now();
         let came_back = self.gone.take().is_some();
-        let former = self.inode.replace(inode);
-        let replaced = former.is_some_and(|former| rewatched || former != inode);
-        if (came_back || replaced) && entries.is_empty() {
+        let former = self.inode.replace(listing.inode);
+        let replaced = former.is_some_and(|former| rewatched || former != listing.inode);
+        if (came_back || replaced) && listing.entries.is_empty() {
             self.refill = Some(now + REFILL);
         }
-        self.targets = targets;
+        if listing.only.is_none() {
+            self.targets.clear();
+            self.has_links = false;
+        }
+        self.targets.extend(listing.targets.iter().cloned());
+        self.has_links |= listing.has_links;
         // What changed in a folder before its events were asked for shows at the next look.
         let newly_watched = !watch.follow(&self.watched()).is_empty();
 
         let mut looked = Looked { changed: came_back, again: newly_watched.then_some(QUIET) };
-        self.drop_missing(&entries, &came, now, &mut looked);
-        for (name, entry) in entries {
-            self.look_at(name, entry, watch, &mut looked);
+        self.drop_missing(&listing, &heard.came, now, &mut looked);
+        for (name, entry) in listing.entries {
+            self.look_at(name, entry, watch, &heard, &mut looked);
         }
         Ok(looked)
     }
@@ -161,15 +178,43 @@ impl Folder {
 
     /// Lists the folder; the events of the folder that its path leads to now are asked for before.
     /// True if they were not before.
-    fn list(&mut self, watch: &mut Watch) -> io::Result<(bool, Listing)> {
+    fn list(
+        &mut self,
+        watch: &mut Watch,
+        heard: &Heard,
+        scope: Scope,
+    ) -> io::Result<(bool, Listing)> {
         self.real = self.path.canonicalize()?;
         let rewatched = watch.follow(&self.watched()).contains(&self.real);
-        Ok((rewatched, listing::list(&self.real)?))
+        let is_known = !rewatched && self.inode == Some(inode_of(&self.real)?);
+        let listing = match (scope, self.named(heard)) {
+            (Scope::Named, Some(names)) if is_known => listing::look_at(&self.real, names)?,
+            (Scope::Named | Scope::All, _) => listing::list(&self.real)?,
+        };
+        Ok((rewatched, listing))
+    }
+
+    /// The files that events have named, and those that are waited for; `None` where others may have
+    /// changed too.
+    fn named(&self, heard: &Heard) -> Option<BTreeSet<OsString>> {
+        if self.has_links || self.gone.is_some() || heard.elsewhere {
+            return None;
+        }
+        let waiting = |slot: &Slot| slot.waiting.is_some() || slot.missing.is_some();
+        let waiting = self.slots.iter().filter(|(_, slot)| waiting(slot));
+        let mut names: BTreeSet<OsString> = waiting.map(|(name, _)| name.clone()).collect();
+        for path in &heard.named {
+            if path.parent() != Some(&self.real) {
+                return None;
+            }
+            names.extend(path.file_name().filter(|name| is_manifest(name)).map(ToOwned::to_owned));
+        }
+        Some(names)
     }
 
     fn drop_missing(
         &mut self,
-        entries: &BTreeMap<OsString, Entry>,
+        listing: &Listing,
         came: &BTreeSet<PathBuf>,
         now: Instant,
         looked: &mut Looked,
@@ -177,7 +222,10 @@ impl Folder {
         self.refill = self.refill.filter(|until| now < *until);
         let (refill, real) = (self.refill, &self.real);
         self.slots.retain(|name, slot| {
-            let is_here = entries.contains_key(name);
+            if listing.only.as_ref().is_some_and(|only| !only.contains(name)) {
+                return true;
+            }
+            let is_here = listing.entries.contains_key(name);
             // Gone again since it came back in between.
             if is_here || came.contains(&real.join(name)) {
                 slot.missing = None;
@@ -195,13 +243,23 @@ impl Folder {
         });
     }
 
-    fn look_at(&mut self, name: OsString, entry: Entry, watch: &mut Watch, looked: &mut Looked) {
+    fn look_at(
+        &mut self,
+        name: OsString,
+        entry: Entry,
+        watch: &mut Watch,
+        heard: &Heard,
+        looked: &mut Looked,
+    ) {
         let path = self.path.join(&name);
         let slot = self.slots.entry(name).or_insert_with(|| Slot::new(&path));
         match entry {
             Entry::Unreadable { reason } => slot.miss(reason, looked),
             Entry::File { stamp, .. } if slot.taken == Some(stamp) => slot.waiting = None,
-            Entry::File { stamp: _, real } => slot.read(&real, watch, &self.hasher, looked),
+            Entry::File { stamp: _, real } => {
+                let settled = if heard.renamed.contains(&real) { WHOLE } else { SETTLED };
+                slot.read(&real, watch, settled, &self.hasher, looked);
+            }
         }
     }
 }
@@ -213,17 +271,24 @@ impl Slot {
     }
 
     /// Reads a version that is not the one that was taken.
-    fn read(&mut self, path: &Path, watch: &mut Watch, hasher: &RandomState, looked: &mut Looked) {
+    fn read(
+        &mut self,
+        path: &Path,
+        watch: &mut Watch,
+        settled: Duration,
+        hasher: &RandomState,
+        looked: &mut Looked,
+    ) {
         let since = *self.waiting.get_or_insert_with(Instant::now);
         let refill = if self.file.says_nothing() { Duration::ZERO } else { REFILL };
-        let (text, stamp) = match reading::read(path, watch, refill) {
+        let (text, stamp) = match reading::read(path, watch, settled, refill) {
             Reading::Settled { text, stamp } => (text, Some(stamp)),
             Reading::Unsettled { text } => (text, None),
             Reading::Busy { again } => return looked.again_after(Some(again)),
             Reading::Failed { reason, stamp } => return self.fail(stamp, reason, looked),
         };
         if stamp.is_none() {
-            looked.again_after(Some(reading::SETTLED));
+            looked.again_after(Some(SETTLED));
             if since.elapsed() < IMPATIENT {
                 return;
             }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, Metadata},
     io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -26,6 +26,10 @@ pub(super) struct Listing {
     pub(super) entries: BTreeMap<OsString, Entry>,
     /// Other folders that hold the targets of its symlinks.
     pub(super) targets: BTreeSet<PathBuf>,
+    /// Whether there are symlinks among the files.
+    pub(super) has_links: bool,
+    /// The names that were looked at, where not all were.
+    pub(super) only: Option<BTreeSet<OsString>>,
 }
 
 /// One manifest file.
@@ -56,41 +60,55 @@ pub(super) struct Stamp {
 
 /// Lists a folder; its path holds no symlinks.
 pub(super) fn list(folder: &Path) -> io::Result<Listing> {
-    let metadata = fs::metadata(folder)?;
-    let mut listing =
-        Listing { inode: inode(&metadata), entries: BTreeMap::new(), targets: BTreeSet::new() };
+    let mut listing = Listing::of(folder, None)?;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
-        if !is_manifest(&name) {
-            continue;
-        }
-        let path = entry.path();
-        let real = match entry.file_type()?.is_symlink() {
-            true => path.canonicalize().unwrap_or_else(|_| path.clone()),
-            false => path.clone(),
-        };
-        listing.targets.extend(real.parent().map(Path::to_owned));
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(metadata) if metadata.is_file() => {
-                let stamp = Stamp::of(&metadata);
-                listing.entries.insert(name, Entry::File { stamp, real });
-            }
-            Ok(_) => {
-                let reason = "not a regular file".to_owned();
-                listing.entries.insert(name, Entry::Unreadable { reason });
-            }
-            // Removed since the folder was read; a dangling symlink is still there.
-            Err(_) if fs::symlink_metadata(&path).is_err() => {}
-            Err(error) => {
-                let reason = error.to_string();
-                listing.entries.insert(name, Entry::Unreadable { reason });
-            }
+        if is_manifest(&name) {
+            listing.add(name, &entry.path(), entry.file_type()?.is_symlink());
         }
     }
     listing.targets.remove(folder);
     Ok(listing)
+}
+
+/// Looks at some files of a folder only, whether or not they are there.
+pub(super) fn look_at(folder: &Path, names: BTreeSet<OsString>) -> io::Result<Listing> {
+    let mut listing = Listing::of(folder, Some(names.clone()))?;
+    for name in names {
+        let path = folder.join(&name);
+        if let Ok(metadata) = fs::symlink_metadata(&path) {
+            listing.add(name, &path, metadata.is_symlink());
+        }
+    }
+    listing.targets.remove(folder);
+    Ok(listing)
+}
+
+impl Listing {
+    fn of(folder: &Path, only: Option<BTreeSet<OsString>>) -> io::Result<Self> {
+        let inode = inode(&fs::metadata(folder)?);
+        let (entries, targets) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self { inode, entries, targets, has_links: false, only })
+    }
+
+    fn add(&mut self, name: OsString, path: &Path, is_link: bool) {
+        let real = match is_link {
+            true => path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+            false => path.to_owned(),
+        };
+        self.has_links |= is_link;
+        self.targets.extend(real.parent().map(Path::to_owned));
+        let entry = match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => return,
+            Ok(metadata) if metadata.is_file() => Entry::File { stamp: Stamp::of(&metadata), real },
+            Ok(_) => Entry::Unreadable { reason: "not a regular file".to_owned() },
+            // Removed since its name was read; a dangling symlink is still there.
+            Err(_) if fs::symlink_metadata(path).is_err() => return,
+            Err(error) => Entry::Unreadable { reason: error.to_string() },
+        };
+        self.entries.insert(name, entry);
+    }
 }
 
 /// How a file of this name is written.
@@ -101,7 +119,8 @@ pub(super) fn notation(path: &Path) -> Notation {
     }
 }
 
-fn is_manifest(name: &OsString) -> bool {
+/// Whether a file of this name is read.
+pub(super) fn is_manifest(name: &OsStr) -> bool {
     let extension = Path::new(name).extension().map(|extension| extension.as_bytes());
     !name.as_bytes().starts_with(b".") && matches!(extension, Some(b"yaml" | b"yml" | b"json"))
 }

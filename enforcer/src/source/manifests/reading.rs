@@ -16,7 +16,8 @@ use std::{
 use super::{listing::Stamp, watch::Watch};
 
 /// A file that has not changed for this long has settled. The kernel stamps writes with a clock that
-/// ticks every 10 ms at worst: only where the last write is longer ago does the next one show.
+/// ticks every 10 ms at worst: only where the last write is longer ago does the next one show in stamps, which
+/// count where events do not come.
 pub(super) const SETTLED: Duration = Duration::from_millis(20);
 
 /// Bytes of the largest file that is read.
@@ -50,11 +51,12 @@ pub(super) enum Reading {
     },
 }
 
-/// Reads the file at `path`, a path without symlinks. An empty one has settled only after `refill`:
+/// Reads the file at `path`, a path without symlinks, once it has not changed for `settled`. An empty one has
+/// settled only after `refill`:
 /// a file that is truncated is empty before any event says that someone is writing it, and its writer
 /// can be held up right there by a busy machine or disk.
-pub(super) fn read(path: &Path, watch: &mut Watch, refill: Duration) -> Reading {
-    match try_read(path, watch, refill) {
+pub(super) fn read(path: &Path, watch: &mut Watch, settled: Duration, refill: Duration) -> Reading {
+    match try_read(path, watch, settled, refill) {
         Ok(reading) => reading,
         // Removed or replaced since it was listed.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Reading::Busy { again: SETTLED },
@@ -62,7 +64,12 @@ pub(super) fn read(path: &Path, watch: &mut Watch, refill: Duration) -> Reading 
     }
 }
 
-fn try_read(path: &Path, watch: &mut Watch, refill: Duration) -> io::Result<Reading> {
+fn try_read(
+    path: &Path,
+    watch: &mut Watch,
+    settled: Duration,
+    refill: Duration,
+) -> io::Result<Reading> {
     if let Some(again) = watch.writing(path) {
         return Ok(Reading::Busy { again });
     }
@@ -76,7 +83,7 @@ fn try_read(path: &Path, watch: &mut Watch, refill: Duration) -> io::Result<Read
     if first.length() == 0 && age < refill {
         return Ok(Reading::Busy { again: refill - age });
     }
-    if let Some(left) = SETTLED.checked_sub(age) {
+    if let Some(left) = settled.checked_sub(age) {
         thread::sleep(left);
     }
     let before = stamp_of(&file)?;

@@ -65,7 +65,7 @@ fn pod(name: &str) -> String {
 }
 
 fn pods(objects: &Objects) -> Vec<String> {
-    objects.pods.keys().map(|key| key.name.clone()).collect()
+    objects.pods.keys().map(|key| key.name.to_string()).collect()
 }
 
 /// Waits until the folder says that there are these pods and nothing is wrong.
@@ -147,6 +147,26 @@ async fn the_clock_finds_what_no_event_has_shown() {
     let mut manifests = Manifests::open(ground.folder.clone()).await.unwrap();
     fs::write(ground.beside("a.yaml"), pod("two")).unwrap();
     settle(&mut manifests, &["two"]).await;
+}
+
+#[tokio::test]
+async fn an_event_has_the_file_looked_at_that_it_names_and_a_symlink_all_of_them() {
+    let ground = Ground::new();
+    ground.write("a.yaml", &pod("a1"));
+    ground.write("b.yaml", &pod("b1"));
+    fs::hard_link(ground.file("b.yaml"), ground.beside("b.yaml")).unwrap();
+    let mut manifests = ground.open().await;
+    // No event says so.
+    fs::write(ground.beside("b.yaml"), pod("b2")).unwrap();
+    ground.replace("a.yaml", &pod("a2"));
+    settle(&mut manifests, &["a2", "b1"]).await;
+    stays(&mut manifests, &["a2", "b1"]).await;
+    // Who knows what a symlink leads to.
+    fs::write(ground.beside("target"), pod("c1")).unwrap();
+    std::os::unix::fs::symlink(ground.beside("target"), ground.file("c.yaml")).unwrap();
+    settle(&mut manifests, &["a2", "b2", "c1"]).await;
+    fs::write(ground.beside("target"), pod("c2")).unwrap();
+    settle(&mut manifests, &["a2", "b2", "c2"]).await;
 }
 
 #[tokio::test]

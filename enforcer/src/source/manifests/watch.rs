@@ -1,9 +1,9 @@
 //! When to look at the folder again, and which files someone is writing.
 //!
 //! Input: the kernel's file events (inotify). Output: [`Watch::wait`] returns once events have been
-//! quiet for a moment, or have gone on for too long; [`Watch::writing`] says who writes now.
-//! Invariants: events only hasten a look, they are never the only reason for one, so that a lost
-//! event delays and never hides a change. What [`Watch::writing`] says counts every event that the
+//! quiet for a moment, or have gone on for too long; [`Watch::start_look`] says what they named,
+//! [`Watch::writing`] who writes now. Invariants: events only hasten a look, they are never the only
+//! reason for one, so that a lost event delays and never hides a change. What [`Watch::writing`] says counts every event that the
 //! kernel had queued when it was asked: the queue is read right then, by the thread that asks. (A
 //! watcher with a thread of its own is late when the machine is busy, and a file that was truncated
 //! and not written yet then looks like an empty one.)
@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use super::listing::is_manifest;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -29,6 +30,10 @@ use nix::{
 
 /// Events this close together are one change.
 pub(super) const QUIET: Duration = Duration::from_millis(20);
+
+/// The same where every file came whole, renamed into its place: there is nobody to wait for but others
+/// that are replaced together with it.
+pub(super) const WHOLE: Duration = Duration::from_millis(5);
 
 /// Events that do not end are looked at this often.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -94,8 +99,22 @@ struct News {
     events: Option<(Instant, Instant)>,
     /// Files that were written to and not closed since, with the time of the last write.
     writing: HashMap<PathBuf, Instant>,
-    /// Files that have come since the last look.
-    came: BTreeSet<PathBuf>,
+    /// Whether some manifest did not come whole since the last wait ended.
+    in_parts: bool,
+    heard: Heard,
+}
+
+/// What events have said since the last look.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// Files that something happened to.
+    pub(super) named: BTreeSet<PathBuf>,
+    /// Those of them that have come, gone again or not.
+    pub(super) came: BTreeSet<PathBuf>,
+    /// Those of them that were renamed into their places, and not written to since.
+    pub(super) renamed: BTreeSet<PathBuf>,
+    /// Whether something happened to a folder itself, or events were lost.
+    pub(super) elsewhere: bool,
 }
 
 impl Watch {
@@ -146,9 +165,10 @@ impl Watch {
         loop {
             self.drain();
             let now = Instant::now();
-            let due = self.news.events.map(|(first, last)| (last + QUIET).min(first + PATIENCE));
+            let quiet = if self.news.in_parts { QUIET } else { WHOLE };
+            let due = self.news.events.map(|(first, last)| (last + quiet).min(first + PATIENCE));
             if due.is_some_and(|due| due <= now) {
-                self.news.events = None;
+                (self.news.events, self.news.in_parts) = (None, false);
                 return Woken::Changed;
             }
             if deadline <= now {
@@ -168,11 +188,11 @@ impl Watch {
         WRITER_GONE.checked_sub(last.elapsed()).filter(|left| !left.is_zero())
     }
 
-    /// Starts a look: returns the files that have come since the last one, gone again or not.
-    pub(super) fn start_look(&mut self) -> BTreeSet<PathBuf> {
+    /// Starts a look: returns what was heard since the last one.
+    pub(super) fn start_look(&mut self) -> Heard {
         self.drain();
         self.news.writing.retain(|_, last| last.elapsed() < WRITER_GONE);
-        std::mem::take(&mut self.news.came)
+        std::mem::take(&mut self.news.heard)
     }
 
     fn is_watched(&self, folder: &Path) -> bool {
@@ -252,18 +272,32 @@ impl News {
         if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
             self.writing.clear();
         }
-        if let Some(path) = path {
-            if mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
-                self.came.insert(path.clone());
-            }
-            if mask.intersects(WRITTEN) {
-                self.writing.remove(&path);
-            } else if mask.contains(AddWatchFlags::IN_MODIFY) {
-                self.writing.insert(path, now);
-            }
+        match path {
+            Some(path) => self.note_file(mask, path, now),
+            None => self.heard.elsewhere = true,
         }
         let first = self.events.map_or(now, |(first, _)| first);
         self.events = Some((first, now));
+    }
+
+    fn note_file(&mut self, mask: AddWatchFlags, path: PathBuf, now: Instant) {
+        let Heard { named, came, renamed, elsewhere: _ } = &mut self.heard;
+        named.insert(path.clone());
+        if mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
+            came.insert(path.clone());
+        }
+        if mask.contains(AddWatchFlags::IN_MOVED_TO) {
+            renamed.insert(path.clone());
+        } else {
+            renamed.remove(&path);
+        }
+        let leaves = AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
+        self.in_parts |= !mask.intersects(leaves) && path.file_name().is_some_and(is_manifest);
+        if mask.intersects(WRITTEN) {
+            self.writing.remove(&path);
+        } else if mask.contains(AddWatchFlags::IN_MODIFY) {
+            self.writing.insert(path, now);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     Cluster, ClusterTemplate, EndpointSlice, Metadata, Namespace, Node, Pod, Seed, Service,
     strict::Strict,
 };
+use crate::source::store::Key;
 
 /// The kinds that the enforcer reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +117,16 @@ impl Object {
         self.kind().reference(namespace, name)
     }
 
+    /// Where it is in its table.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        let Metadata { name, namespace, .. } = self.metadata();
+        let counts = self.kind().namespace(namespace);
+        let namespace =
+            if *counts == **namespace { Arc::clone(namespace) } else { Arc::from(counts) };
+        Key { namespace, name: Arc::clone(name) }
+    }
+
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -176,13 +187,18 @@ impl Kind {
     /// one without a namespace is in `default`, a Seed excepted, whose documents often omit it.
     #[must_use]
     pub fn reference(self, namespace: &str, name: &str) -> ObjectRef {
-        let namespace = match self {
+        let namespace = self.namespace(namespace).to_owned();
+        ObjectRef { kind: self.to_string(), namespace, name: name.to_owned() }
+    }
+
+    /// The namespace that counts where this one is written.
+    fn namespace(self, written: &str) -> &str {
+        match self {
             Self::Cluster | Self::ClusterTemplate | Self::Namespace | Self::Node => "",
-            Self::Seed => namespace,
-            Self::Service | Self::EndpointSlice | Self::Pod if namespace.is_empty() => "default",
-            Self::Service | Self::EndpointSlice | Self::Pod => namespace,
-        };
-        ObjectRef { kind: self.to_string(), namespace: namespace.to_owned(), name: name.to_owned() }
+            Self::Seed => written,
+            Self::Service | Self::EndpointSlice | Self::Pod if written.is_empty() => "default",
+            Self::Service | Self::EndpointSlice | Self::Pod => written,
+        }
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) fn translate(
     let former_of = |id: &ClusterId| former.and_then(|former| former.clusters.get(id));
     let mut drafts = Vec::with_capacity(objects.clusters.len());
     for (Key { name, .. }, stored) in &objects.clusters {
-        let id = ClusterId(name.clone());
+        let id = ClusterId(name.to_string());
         let former = former_of(&id);
         drafts.push(match recall.take(&id, former) {
             Some(made) => (id, Draft::Same(made)),

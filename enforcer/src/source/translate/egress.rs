@@ -197,7 +197,7 @@ fn gated_pods(
         if pods::is_api_server(pod) && !pods::has_ended(pod) && is_here {
             let object = Kind::Pod.reference(&key.namespace, &key.name);
             let addresses = pods::written_addresses(pod).collect();
-            pods.insert(key.name.clone(), GatedPod { object, addresses });
+            pods.insert(key.name.to_string(), GatedPod { object, addresses });
         }
     }
     // Of one that cannot be read, or that no list has yet, the interface stays bound.

@@ -31,7 +31,7 @@ pub(super) fn translate(
     let read = objects
         .nodes
         .iter()
-        .map(|(Key { name, .. }, stored)| (name.clone(), node(name, stored, report)));
+        .map(|(Key { name, .. }, stored)| (name.to_string(), node(name, stored, report)));
     let mut nodes: BTreeMap<String, SeedNode> = read.collect();
     for (name, node) in former.into_iter().flat_map(|former| &former.nodes) {
         if objects.may_exist(&Kind::Node.reference("", name)) {

@@ -50,10 +50,10 @@ pub(super) fn of(objects: &Objects, namespace: &str, hosts: &BTreeSet<IpAddr>) -
 /// their namespaces.
 pub(super) fn all(objects: &Objects) -> impl Iterator<Item = (&str, IpAddr)> {
     let slices = objects.endpoint_slices.iter();
-    let slices = slices.map(|(key, stored)| (key.namespace.as_str(), exposed(&stored.object)));
+    let slices = slices.map(|(key, stored)| (&*key.namespace, exposed(&stored.object)));
     let slices = slices.flat_map(|(at, addresses)| addresses.map(move |address| (at, address)));
     let pods = objects.pods.iter();
-    let pods = pods.map(|(key, stored)| (key.namespace.as_str(), of_pod(&stored.object)));
+    let pods = pods.map(|(key, stored)| (&*key.namespace, of_pod(&stored.object)));
     pods.flat_map(|(at, addresses)| addresses.map(move |address| (at, address))).chain(slices)
 }
 

@@ -44,8 +44,8 @@ fn list(table: &mut Table, items: &[Item], now: Instant) -> bool {
 fn names(table: &Table) -> Vec<String> {
     let mut objects = Objects::default();
     table.add_to(&mut objects);
-    let services = objects.services.into_keys().map(|key| key.name);
-    services.chain(objects.nodes.into_keys().map(|key| key.name)).collect()
+    let services = objects.services.into_keys().map(|key| key.name.to_string());
+    services.chain(objects.nodes.into_keys().map(|key| key.name.to_string())).collect()
 }
 
 fn failed(table: &Table) -> Vec<String> {

@@ -15,7 +15,7 @@ fn read(text: &str, notation: Notation) -> Vec<Document> {
 
 fn names(documents: &[Document]) -> Vec<String> {
     let objects = documents.iter().flat_map(|document| &document.objects);
-    objects.map(|object| object.metadata().name.clone()).collect()
+    objects.map(|object| object.metadata().name.to_string()).collect()
 }
 
 fn texts(text: &str) -> Vec<&str> {

@@ -28,7 +28,7 @@ fn after(contents: &[String]) -> Objects {
 }
 
 fn pods(objects: &Objects) -> Vec<&str> {
-    objects.pods.keys().map(|key| key.name.as_str()).collect()
+    objects.pods.keys().map(|key| &*key.name).collect()
 }
 
 #[test]

@@ -102,10 +102,27 @@ fn a_wait_ends_with_quiet_with_patience_with_the_deadline_or_with_the_source() {
     assert_eq!(watch.wait(soon()), Woken::Deadline);
 
     let started = Instant::now();
-    fs::write(folder.path().join("a"), "x").unwrap();
+    fs::write(folder.path().join("a.yaml"), "x").unwrap();
     assert_eq!(watch.wait(started + Duration::from_secs(9)), Woken::Changed);
     assert!(started.elapsed() >= QUIET, "{:?}", started.elapsed());
     assert_eq!(watch.wait(soon()), Woken::Deadline, "news is told once");
+
+    // Written beside and renamed: nothing of it came in parts.
+    fs::write(folder.path().join(".next"), "y").unwrap();
+    fs::rename(folder.path().join(".next"), folder.path().join("a.yaml")).unwrap();
+    watch.drain();
+    assert!(!watch.news.in_parts);
+    let started = Instant::now();
+    assert_eq!(watch.wait(started + Duration::from_secs(9)), Woken::Changed);
+    let named = folder.path().canonicalize().unwrap().join("a.yaml");
+    let heard = watch.start_look();
+    assert!(heard.named.contains(&named) && !heard.elsewhere);
+    assert!(heard.renamed.contains(&named));
+    // Whoever writes to it afterwards, writes it in parts.
+    fs::write(&named, "z").unwrap();
+    assert!(!watch.start_look().renamed.contains(&named));
+    assert!(watch.news.in_parts);
+    assert_eq!(watch.wait(started + Duration::from_secs(9)), Woken::Changed);
 
     let now = Instant::now();
     watch.news.events = now.checked_sub(PATIENCE).zip(Some(now));

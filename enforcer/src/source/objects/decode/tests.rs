@@ -257,7 +257,7 @@ fn text() -> String {
 }
 
 fn metadata() -> Metadata {
-    Metadata { name: "abc".to_owned(), ..Metadata::default() }
+    Metadata { name: "abc".into(), ..Metadata::default() }
 }
 
 fn features() -> BTreeMap<String, Option<bool>> {

@@ -123,7 +123,7 @@ impl<'a> Shared<'a> {
             let pods = objects.pods.values().flat_map(|stored| pods::of_pod(&stored.object));
             // The seed's API server may be anywhere.
             let slices = objects.endpoint_slices.iter();
-            let slices = slices.filter(|(key, _)| key.namespace != API_SERVER.0);
+            let slices = slices.filter(|(key, _)| *key.namespace != *API_SERVER.0);
             let pods = pods.chain(slices.flat_map(|(_, stored)| pods::addresses(&stored.object)));
             let here = node.pod_interfaces.iter().flat_map(|interface| &interface.addresses);
             let outside = pods.chain(here.copied()).filter(|address| !known.contains(*address));
@@ -267,7 +267,7 @@ fn add_derived_dns(objects: &Objects, hosts: &BTreeSet<IpAddr>, peers: &mut Peer
     add_at_dns_port(IpNet::from(IpAddr::from(DNS_ON_NODES)), &option("--egress-dns"), peers);
     let (label, value) = DNS_LABEL;
     let is_dns = |service: &Service| {
-        service.metadata.name == DNS_SERVICE || service.metadata.label(label) == value
+        *service.metadata.name == *DNS_SERVICE || service.metadata.label(label) == value
     };
     for (key, stored) in in_namespace(&objects.services, DNS_NAMESPACE) {
         if is_dns(&stored.object) {
