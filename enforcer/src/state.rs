@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use enforcer_policy::model::Snapshot;
@@ -146,25 +147,61 @@ impl State {
 
 /// Saves the latest snapshot, away from the reconciler; a failure is logged, since what the kernel
 /// enforces does not depend on it.
+///
+/// A snapshot of thousands of clusters is tens of megabytes: after each save comes a pause of
+/// [`PAUSE`] times as long, in which changes are gathered. The end of the reconciler ends the pause.
 pub fn keep_saved(
     state: State,
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
 ) -> JoinHandle<()> {
+    let mut saved = snapshots.borrow().clone();
     tokio::spawn(async move {
-        while snapshots.changed().await.is_ok() {
-            let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
-            let state = state.clone();
-            let saved = tokio::task::spawn_blocking(move || state.save(&snapshot)).await;
-            if let Ok(Err(error)) = saved {
+        loop {
+            let is_new = |snapshot: &Option<Arc<Snapshot>>| match (&saved, snapshot) {
+                (_, None) => false,
+                (None, Some(_)) => true,
+                (Some(saved), Some(snapshot)) => !Arc::ptr_eq(saved, snapshot),
+            };
+            let next = snapshots.wait_for(is_new).await.map(|next| next.clone());
+            let Ok(Some(snapshot)) = next else { return };
+            saved = Some(Arc::clone(&snapshot));
+            let (state, begin) = (state.clone(), Instant::now());
+            let written = tokio::task::spawn_blocking(move || state.save(&snapshot)).await;
+            if let Ok(Err(error)) = written {
                 tracing::warn!(error = chain(&error), "state is not saved");
             }
+            let pause = begin.elapsed() * PAUSE;
+            let _ = tokio::time::timeout(pause, snapshots.wait_for(|_| false)).await;
         }
     })
 }
 
+/// Saving takes at most one part in so many, and one, of the time.
+const PAUSE: u32 = 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn changes_in_a_row_are_saved_together_and_the_last_one_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        let (say, snapshots) = watch::channel(None);
+        let saver = keep_saved(state.clone(), snapshots);
+        let snapshot = |number: usize| {
+            let mut snapshot = Snapshot::default();
+            snapshot.this_node.name = format!("n{number}");
+            snapshot
+        };
+        for number in 0..100 {
+            say.send_replace(Some(Arc::new(snapshot(number))));
+            tokio::task::yield_now().await;
+        }
+        drop(say);
+        saver.await.unwrap();
+        assert_eq!(state.load(), Some(snapshot(99)));
+    }
 
     #[test]
     fn what_was_saved_is_loaded_and_clean_leaves_no_trace() {
