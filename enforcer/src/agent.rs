@@ -83,6 +83,9 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Without news for this long, memory that a change took is given back.
 const REST: Duration = Duration::from_secs(2);
 
+/// Objects that change without end leave one part in so many, and one, of the time for everything else.
+const REST_OF_WORK: u32 = 2;
+
 /// Time that a change of the objects waits for a look at the node; mostly a few milliseconds.
 const CATCH_UP: Duration = Duration::from_millis(30);
 
@@ -165,6 +168,8 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
     let mut known = Arc::default();
     let mut again = None;
     let mut give_back = None;
+    // Objects are not asked for again before this.
+    let mut rested = Instant::now();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     'agent: loop {
@@ -178,6 +183,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
                 let before = reconciler.former().cloned();
                 let this_node = this_node(&run.node, &seen);
                 let report = reconciler.reconcile(&objects, &this_node, &seen);
+                rested = Instant::now() + report.took / REST_OF_WORK;
                 save(&saved, before.as_ref(), reconciler.former());
                 report
             }
@@ -208,7 +214,7 @@ pub async fn run(run: Run) -> Result<(), AgentError> {
             break tokio::select! {
                 biased;
                 () = stop.asked() => break 'agent,
-                changed = source.changed() => {
+                changed = changed_after(&mut source, rested) => {
                     objects = changed;
                     // Objects may speak of an address that the node has had for a moment.
                     node.catch_up(CATCH_UP).await;
@@ -295,6 +301,12 @@ fn this_node(name: &str, seen: &NodeState) -> ThisNode {
         connected: seen.connected.clone(),
         pod_interfaces: seen.pod_interfaces.clone(),
     }
+}
+
+/// What the source says next, once that time has come. Cancel-safe.
+async fn changed_after(source: &mut Source, at: Instant) -> Arc<Objects> {
+    sleep_until(at).await;
+    source.changed().await
 }
 
 async fn wait_until(at: Option<Instant>) {

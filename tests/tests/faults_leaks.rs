@@ -36,16 +36,16 @@ fn pods_edits_and_restarts_leave_nothing_behind() {
     let before = Held::settled(&installation, &agent);
     let memory = resident_kib(&agent);
 
-    pods(&mut stage, &mut agent, 10);
-    compare("200 pods", &before, &installation, &agent);
-    edits(&mut stage, &agent, 200);
-    compare("200 edits", &before, &installation, &agent);
+    pods(&mut stage, &mut agent, 50);
+    compare("1,000 pods", &before, &installation, &agent);
+    edits(&mut stage, &agent, 1_000);
+    compare("1,000 edits", &before, &installation, &agent);
     assert!(resident_kib(&agent) < memory + SPARE_KIB, "{memory} KiB before");
-    for restart in 0..20 {
+    for restart in 0..100 {
         if restart % 2 == 0 { agent.kill() } else { agent.terminate() }.unwrap();
         agent = installation.start().unwrap();
     }
-    compare("20 restarts", &before, &installation, &agent);
+    compare("100 restarts", &before, &installation, &agent);
     assert_eq!(stage.surprises(&["listed"]), [""; 0]);
 
     let images = image_map(&installation);

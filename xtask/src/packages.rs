@@ -80,6 +80,13 @@ pub(crate) const NETWORK: &[Package] = &[
     },
 ];
 
+/// What the tier `faults` breaks things with.
+pub(crate) const FAULTS: &[Package] = &[Package {
+    name: "faketime",
+    brings: Brings::Program("faketime"),
+    purpose: "lets an agent's clock jump",
+}];
+
 /// What the benchmark compares with.
 pub(crate) const BENCH: &[Package] = &[
     Package {
@@ -239,7 +246,7 @@ mod tests {
 
     #[test]
     fn every_package_says_its_purpose_and_has_no_other_elsewhere() {
-        let tables = [BPF_RUST, BPF_SUPPORT, NETWORK, BUILDAH, CONTAINERS, GO, RUST_LINTS];
+        let tables = [BPF_RUST, BPF_SUPPORT, NETWORK, FAULTS, BUILDAH, CONTAINERS, GO, RUST_LINTS];
         let all: Vec<_> = tables.into_iter().flatten().collect();
         for package in &all {
             assert!(!package.purpose.is_empty(), "{}", package.name);

@@ -54,6 +54,7 @@ const FAULTS: &[Need] = &[
     Need::NetworkNamespaces,
     Need::Program("ip"),
     Need::Program("nft"),
+    Need::Program("faketime"),
     Need::BpfObject,
     Need::Agent,
     Need::AgentWithFaults,

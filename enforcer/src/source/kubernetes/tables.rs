@@ -1,7 +1,7 @@
 //! What all watches know together, and when that is worth publishing.
 //!
 //! Input: what the watches hear, how the connection is, and the time. Output: [`Objects`], at most
-//! once in [`QUIET`] and only when something that is read has changed. Pure. Invariants: nothing is
+//! once in [`GATHER`] and only when something that is read has changed. Pure. Invariants: nothing is
 //! published as read before every watch has finished a list; what cannot be reached is marked stale
 //! and stays; what is held stays until it is back or an operator lets it go.
 
@@ -28,6 +28,9 @@ use crate::source::{
 /// Changes this close together are one.
 pub(super) const QUIET: Duration = Duration::from_millis(10);
 
+/// Time between two publications, so that what changes all the time is gathered.
+const GATHER: Duration = Duration::from_millis(30);
+
 /// Annotation of the agent's Namespace: a new value lets go what is held, on every node.
 pub const RELEASE: &str = "enforcer.k8c.io/release-hold";
 
@@ -44,6 +47,7 @@ pub(super) struct Tables {
     lost: Option<String>,
     /// When the first change came that is not published yet.
     changed: Option<Instant>,
+    published: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -70,7 +74,15 @@ impl Tables {
             let table = Table::new(watch.kind, reference);
             Watched { watch: watch.clone(), table, behind: Some(now), refusal: None }
         });
-        Self { watched: watched.collect(), hold, home, unheld: None, lost: None, changed: None }
+        Self {
+            watched: watched.collect(),
+            hold,
+            home,
+            unheld: None,
+            lost: None,
+            changed: None,
+            published: None,
+        }
     }
 
     /// Whether every watch has finished a list.
@@ -142,8 +154,14 @@ impl Tables {
     /// When [`Self::take`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         let expiry = self.watched.iter().filter_map(|watched| watched.table.next_expiry()).min();
-        let publication = self.changed.map(|changed| changed + QUIET);
-        expiry.into_iter().chain(publication).min()
+        expiry.into_iter().chain(self.publication()).min()
+    }
+
+    /// When the changes that came are to be published.
+    fn publication(&self) -> Option<Instant> {
+        let gathered = self.published.map(|published| published + GATHER);
+        let settled = self.changed? + QUIET;
+        Some(gathered.map_or(settled, |gathered| gathered.max(settled)))
     }
 
     /// What is to be published now.
@@ -155,8 +173,8 @@ impl Tables {
         if expired {
             self.note_change(now);
         }
-        self.changed.filter(|changed| *changed + QUIET <= now)?;
-        self.changed = None;
+        self.publication().filter(|at| *at <= now)?;
+        (self.changed, self.published) = (None, Some(now));
         Some(self.objects())
     }
 

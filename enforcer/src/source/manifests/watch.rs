@@ -31,9 +31,12 @@ use nix::{
 /// Events this close together are one change.
 pub(super) const QUIET: Duration = Duration::from_millis(20);
 
-/// The same where every file came whole, renamed into its place: there is nobody to wait for but others
-/// that are replaced together with it.
+/// The same where every file came whole, renamed into its place, and none shortly before: there is nobody to
+/// wait for but others that are replaced together with it.
 pub(super) const WHOLE: Duration = Duration::from_millis(5);
+
+/// Changes that follow each other this closely are gathered.
+const CLOSE: Duration = Duration::from_millis(30);
 
 /// Events that do not end are looked at this often.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -101,6 +104,8 @@ struct News {
     writing: HashMap<PathBuf, Instant>,
     /// Whether some manifest did not come whole since the last wait ended.
     in_parts: bool,
+    /// When the last wait ended with news.
+    told: Option<Instant>,
     heard: Heard,
 }
 
@@ -165,10 +170,10 @@ impl Watch {
         loop {
             self.drain();
             let now = Instant::now();
-            let quiet = if self.news.in_parts { QUIET } else { WHOLE };
-            let due = self.news.events.map(|(first, last)| (last + quiet).min(first + PATIENCE));
+            let due = self.news.due();
             if due.is_some_and(|due| due <= now) {
                 (self.news.events, self.news.in_parts) = (None, false);
+                self.news.told = Some(now);
                 return Woken::Changed;
             }
             if deadline <= now {
@@ -264,6 +269,14 @@ impl Drop for Stop {
 }
 
 impl News {
+    /// When to tell of the events.
+    fn due(&self) -> Option<Instant> {
+        let (first, last) = self.events?;
+        let is_close = self.told.is_some_and(|told| first < told + CLOSE);
+        let quiet = if self.in_parts || is_close { QUIET } else { WHOLE };
+        Some((last + quiet).min(first + PATIENCE))
+    }
+
     fn note(&mut self, mask: AddWatchFlags, path: Option<PathBuf>, now: Instant) {
         // Our own end of a watch.
         if mask == AddWatchFlags::IN_IGNORED {

@@ -52,7 +52,7 @@ impl World {
 
     /// What is published once it has been quiet.
     fn published(&mut self) -> Option<Objects> {
-        self.now += QUIET;
+        self.now += GATHER;
         self.tables.take(self.now)
     }
 }
@@ -98,6 +98,7 @@ fn changes_within_ten_milliseconds_are_published_once_and_no_later() {
     let mut world = World::new(None);
     world.list_others(&[]);
     world.published().unwrap();
+    world.now += GATHER;
     let first = world.now;
     world.hear(CLUSTERS, Heard::Changed(item(&cluster("a", "192.0.2.0/24"))));
     world.now += QUIET / 2;
@@ -106,6 +107,22 @@ fn changes_within_ten_milliseconds_are_published_once_and_no_later() {
     assert_eq!(world.tables.take(world.now), None);
     assert_eq!(world.tables.take(first + QUIET).unwrap().clusters.len(), 2);
     assert_eq!(world.tables.due(), None);
+}
+
+#[test]
+fn what_changes_a_hundred_times_a_second_is_published_thirty_times() {
+    let mut world = World::new(None);
+    world.list_others(&[]);
+    world.published().unwrap();
+    let mut published = 0;
+    for number in 0..100 {
+        world.now += Duration::from_millis(10);
+        let range = format!("192.0.2.{number}/32");
+        world.hear(CLUSTERS, Heard::Changed(item(&cluster("a", &range))));
+        published += usize::from(world.tables.take(world.now).is_some());
+    }
+    assert!((25..=34).contains(&published), "{published}");
+    assert!(world.published().is_some(), "the last one counts too");
 }
 
 #[test]
