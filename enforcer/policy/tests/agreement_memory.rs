@@ -32,7 +32,7 @@ fn edited(before: &Snapshot, other: &Snapshot, parts: Parts) -> Snapshot {
             after.clusters.insert(id.clone(), cluster.clone());
         }
     }
-    if parts.clusters % 5 == 0 {
+    if parts.clusters.is_multiple_of(5) {
         after.clusters.pop_first();
     }
     if parts.seed {
