@@ -86,7 +86,9 @@ pub(crate) fn targets(measured: &Measured) -> Vec<Target> {
             at.map(|scale| quantile(&scale.edits, 0.99)),
             "ms",
         )
-        .note(format!("{edits} edits of a file; a file that was renamed into its place waits 5 ms for others")),
+        .note(format!(
+            "{edits} edits of a file; a file that was renamed into its place waits 5 ms for others"
+        )),
         Target::most(
             "resident memory of the agent, 5,000 clusters",
             64.0,
