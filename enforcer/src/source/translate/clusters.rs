@@ -16,7 +16,9 @@ use super::{
     egress::{self, Gate, Shared, Subject},
     frontends,
     guard_pods::Guard,
-    mode, pods, ranges,
+    mode, pods,
+    quota::Quota,
+    ranges,
     report::{Place, Report},
     seed::Chosen,
     unread,
@@ -76,7 +78,8 @@ pub(super) fn translate(
         .into_iter()
         .map(|control_plane| {
             let former = former_of(&control_plane.id);
-            let cluster = complete(control_plane, objects, guard, shared, former, report);
+            let limit = settings.limits.addresses;
+            let cluster = complete(control_plane, objects, guard, shared, limit, former, report);
             (cluster.id.clone(), cluster)
         })
         .collect()
@@ -209,11 +212,13 @@ fn complete(
     objects: &Objects,
     guard: &Guard,
     shared: &Shared<'_>,
+    limit: usize,
     former: Option<&model::Cluster>,
     report: &mut Report,
 ) -> model::Cluster {
     let ControlPlane { id, namespace, strategy, allowed, gate } = control_plane;
     let former = former.filter(|former| former.namespace == namespace);
+    let quota = Quota { limit, namespace: &namespace, former };
 
     let mut frontends = BTreeSet::new();
     for role in &frontends::ROLES {
@@ -222,16 +227,17 @@ fn complete(
     }
     let of_former = former.into_iter().flat_map(|former| &former.frontends);
     frontends.extend(of_former.filter(|it| unread::is_kept(it, objects, guard)).cloned());
+    let frontends = quota.frontends(frontends, report);
 
     let mut pods = pods::of(objects, &namespace, &guard.hosts);
     if let Some(former) = former.filter(|_| unread::pods(objects, &namespace)) {
         pods.own.extend(&former.own_pods);
         pods.api_servers.extend(&former.api_server_pods);
     }
+    let pods = quota.pods(pods, report);
     let egress = gate.map(|gate| {
-        let subject = Subject { id: &id, namespace: &namespace };
-        let former = former.and_then(|former| former.egress.as_ref());
-        egress::of(&gate, subject, objects, shared, former, report)
+        let subject = Subject { id: &id, namespace: &namespace, quota };
+        egress::of(&gate, subject, objects, shared, report)
     });
     let mode = mode::of(objects, &namespace, former, report);
     model::Cluster {
@@ -239,7 +245,7 @@ fn complete(
         namespace,
         strategy,
         allowed,
-        frontends: frontends.into_iter().collect(),
+        frontends,
         own_pods: pods.own,
         api_server_pods: pods.api_servers,
         mode,
