@@ -80,6 +80,13 @@ pub(crate) const NETWORK: &[Package] = &[
     },
 ];
 
+/// What strangers scan with in the tier `hostile`.
+pub(crate) const SCANNER: &[Package] = &[Package {
+    name: "nmap",
+    brings: Brings::Program("nmap"),
+    purpose: "scans and evasions that are not of our making",
+}];
+
 /// What the benchmark compares with.
 pub(crate) const BENCH: &[Package] = &[
     Package {
@@ -239,7 +246,7 @@ mod tests {
 
     #[test]
     fn every_package_says_its_purpose_and_has_no_other_elsewhere() {
-        let tables = [BPF_RUST, BPF_SUPPORT, NETWORK, BUILDAH, CONTAINERS, GO, RUST_LINTS];
+        let tables = [BPF_RUST, BPF_SUPPORT, NETWORK, SCANNER, BUILDAH, CONTAINERS, GO, RUST_LINTS];
         let all: Vec<_> = tables.into_iter().flatten().collect();
         for package in &all {
             assert!(!package.purpose.is_empty(), "{}", package.name);

@@ -7,10 +7,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use crate::{
-    image::Assignment,
-    model::Side,
-};
+use crate::{image::Assignment, model::Side};
 
 /// The two maps that hold images: one in force, one to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
