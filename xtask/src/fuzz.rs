@@ -151,7 +151,7 @@ impl Target {
         announce(&format!("keeping what {} found", self.name), "a moment");
         run_as_progress(
             self.command(project)
-                .args(["-merge=1", "-use_counters=0"])
+                .args(["-set_cover_merge=1", "-use_counters=0"])
                 .args([&self.corpus, &self.found]),
         )?;
         eprintln!("{}: {} files more", self.name, files(&self.corpus)? - before);
