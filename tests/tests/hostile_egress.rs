@@ -253,9 +253,7 @@ table inet silence {
 
 /// Packets since the last time.
 fn observed(ns: &Netns) -> u64 {
-    let text = ns.run("nft", &["reset", "counter", "inet", "hostile", "every"]).unwrap();
-    let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
-    words.nth(1).unwrap().parse().unwrap()
+    ns.nft_counter("hostile", "every").unwrap().0
 }
 
 /// Verdicts of the node by reason.

@@ -8,12 +8,12 @@
 )]
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
-use enforcer_tests::addresses::Dual;
+use enforcer_tests::addresses::{NEIGHBOUR, STRANGER};
 use enforcer_tests::listen::UdpServer;
 use enforcer_tests::netns::Netns;
 use enforcer_tests::packets::{Packet, flags};
@@ -23,15 +23,6 @@ use enforcer_tests::topology::Plan;
 
 const LISTED: [&str; 2] = ["198.51.100.0/24", "2001:db8:51::/64"];
 const NOBODY: [&str; 2] = ["192.0.2.250/32", "2001:db8:fa11::/64"];
-const NEIGHBOUR: Dual = Dual {
-    v4: Ipv4Addr::new(192, 0, 2, 66),
-    v6: Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x66),
-};
-/// Neither listed nor of the nodes' subnet, whose hosts may probe.
-const STRANGER: Dual = Dual {
-    v4: Ipv4Addr::new(203, 0, 113, 66),
-    v6: Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x66),
-};
 const OPEN_VPN: u16 = 1194;
 const OPEN_VPN_NODE_PORT: u16 = 31_201;
 const LIMIT: Duration = Duration::from_secs(20);
@@ -59,14 +50,7 @@ impl Scene {
 
     /// Packets and bytes at guarded ports since the last time.
     fn observed(&self) -> (u64, u64) {
-        let node = &self.stage.network.node(NODE).ns;
-        let text = node.run("nft", &["reset", "counter", "inet", "hostile", "large"]).unwrap();
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let after = |word: &str| {
-            let at = words.iter().position(|it| *it == word).unwrap();
-            words[at + 1].parse().unwrap()
-        };
-        (after("packets"), after("bytes"))
+        self.stage.network.node(NODE).ns.nft_counter("hostile", "large").unwrap()
     }
 
     /// Bytes that listeners got, datagrams as one.

@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use enforcer_tests::addresses::Dual;
+use enforcer_tests::addresses::{Dual, NEIGHBOUR, STRANGER};
 use enforcer_tests::agent::Agent;
 use enforcer_tests::http::samples;
 use enforcer_tests::listen::{Server, UdpServer};
@@ -32,16 +32,6 @@ use enforcer_tests::topology::Plan;
 use enforcer_tests::traffic::{Effort, Traffic};
 
 const LISTED: [&str; 2] = ["198.51.100.0/24", "2001:db8:51::/64"];
-/// Lives beside the node, so that no router sorts out what it sends.
-const NEIGHBOUR: Dual = Dual {
-    v4: std::net::Ipv4Addr::new(192, 0, 2, 66),
-    v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x66),
-};
-/// What it calls itself: neither listed nor of the nodes' subnet, whose hosts may probe.
-const STRANGER: Dual = Dual {
-    v4: std::net::Ipv4Addr::new(203, 0, 113, 66),
-    v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x66),
-};
 /// Nobody guards it, and somebody listens.
 const OPEN_PORT: u16 = 22_222;
 /// Answers come within this, or not at all.
@@ -265,7 +255,8 @@ impl Hostile {
             for class in classes(way.to.is_ipv6()) {
                 // Tags are of Ethernet.
                 let is_of_ethernet = way.by == By::Tun && class.name.contains("VLAN");
-                if !is_of_ethernet && !(way.datagrams && class.tcp_only) {
+                let is_of_tcp = way.datagrams && class.tcp_only;
+                if !is_of_ethernet && !is_of_tcp {
                     lines.push(self.storm(&class, way, agent));
                 }
             }
@@ -389,14 +380,7 @@ impl Hostile {
 
     /// Packets and bytes of a counter of nftables, which begins anew.
     fn observed(&self, counter: &str) -> (u64, u64) {
-        let node = &self.stage.network.node(NODE).ns;
-        let text = node.run("nft", &["reset", "counter", "inet", "hostile", counter]).unwrap();
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let after = |word: &str| {
-            let at = words.iter().position(|it| *it == word).unwrap();
-            words[at + 1].parse().unwrap()
-        };
-        (after("packets"), after("bytes"))
+        self.stage.network.node(NODE).ns.nft_counter("hostile", counter).unwrap()
     }
 }
 
