@@ -4,6 +4,7 @@
 //! coverage. Invariant: the corpus in the repository is read, and written with `--keep` alone; what is new
 //! is under `target/`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,9 @@ use crate::tools;
 
 /// Programs of `tests/fuzz`.
 pub(crate) const TARGETS: [&str; 6] = ["parse", "decide", "leave", "translate", "compile", "plan"];
+
+/// Inputs that are kept of one run.
+const KEPT: usize = 48;
 
 /// `cargo xtask fuzz`: the named targets, or all, one after the other. With `keep`, inputs that reach code
 /// which the corpus in the repository does not reach are added to it.
@@ -141,12 +145,9 @@ impl Target {
         Ok(format!("{name}: {executions} executions, {coverage}, nothing found"))
     }
 
-    /// Adds to the corpus as few of the new inputs as reach all that only they reach. How often a place
-    /// is reached does not count: some dozens of files shall do.
+    /// Adds to the corpus as few of the new inputs as reach what only they reach, those that reach most
+    /// first, and not more than [`KEPT`]. How often a place is reached does not count.
     fn keep(&self, project: &Project) -> Result<()> {
-        let files = |folder: &Path| -> Result<usize> {
-            Ok(fs::read_dir(folder).with_context(|| folder.display().to_string())?.count())
-        };
         let before = files(&self.corpus)?;
         announce(&format!("keeping what {} found", self.name), "a moment");
         run_as_progress(
@@ -154,9 +155,22 @@ impl Target {
                 .args(["-set_cover_merge=1", "-use_counters=0"])
                 .args([&self.corpus, &self.found]),
         )?;
-        eprintln!("{}: {} files more", self.name, files(&self.corpus)? - before);
+        let mut new: Vec<PathBuf> =
+            files(&self.corpus)?.into_iter().filter(|file| !before.contains(file)).collect();
+        // libFuzzer writes them in the order in which it chose them.
+        let written = |file: &PathBuf| fs::metadata(file).and_then(|it| it.modified()).ok();
+        new.sort_by_key(written);
+        for file in new.iter().skip(KEPT) {
+            fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+        eprintln!("{}: {} files more", self.name, new.len().min(KEPT));
         Ok(())
     }
+}
+
+fn files(folder: &Path) -> Result<BTreeSet<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?)
 }
 
 /// `cov: 12 ft: 34` of a line of libFuzzer's.
