@@ -163,6 +163,10 @@ pub struct Run {
     /// kept, and without one the cluster admits nobody but exemptions.
     #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().ranges)]
     pub max_ranges_per_cluster: usize,
+    /// Addresses that one cluster may have: of frontends besides nodePorts, of pods, and of peers in its
+    /// own namespace, so many of each. What is beyond does not count.
+    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().addresses)]
+    pub max_addresses_per_cluster: usize,
     /// Options of the source `kubernetes`.
     #[command(flatten)]
     pub kubernetes: KubernetesOptions,
@@ -213,7 +217,11 @@ impl Run {
     /// What one cluster may use up.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        Limits { ranges: self.max_ranges_per_cluster, ..Limits::default() }
+        Limits {
+            ranges: self.max_ranges_per_cluster,
+            addresses: self.max_addresses_per_cluster,
+            ..Limits::default()
+        }
     }
 
     /// Whether pod addresses are guarded as destinations.

@@ -366,7 +366,8 @@ impl Reconciler {
             }
         };
         let interfaces = node.interfaces.as_slice();
-        let steps = plan(&observed, &Desired { image: &image, counters: &counters, interfaces });
+        let steps =
+            plan(&observed, &Desired { words: image.words(), counters: &counters, interfaces });
         let mut links: Vec<LinkStep> = Vec::new();
         for step in steps {
             match step {

@@ -95,6 +95,16 @@ pub const UNLISTED: Dual = Dual {
     v4: Ipv4Addr::new(203, 0, 113, 10),
     v6: Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x10),
 };
+/// Of a host that lives beside the nodes, so that no router sorts out what it sends.
+pub const NEIGHBOUR: Dual = Dual {
+    v4: Ipv4Addr::new(192, 0, 2, 66),
+    v6: Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x66),
+};
+/// What such a host may call itself: in no list, and not of the nodes' subnet, whose hosts may probe.
+pub const STRANGER: Dual = Dual {
+    v4: Ipv4Addr::new(203, 0, 113, 66),
+    v6: Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x66),
+};
 
 /// The pod range of node `index`: base addresses of a /24 and a /64.
 pub fn pod_range(index: u8) -> Dual {

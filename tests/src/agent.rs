@@ -359,12 +359,21 @@ impl Agent {
 
     /// Makes a change and waits until it says something once more, at most 30 s; how long that took.
     pub fn after(&self, words: &str, change: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        self.after_within(CHANGE_LIMIT, words, change)
+    }
+
+    fn after_within(
+        &self,
+        limit: Duration,
+        words: &str,
+        change: impl FnOnce() -> Result<()>,
+    ) -> Result<Duration> {
         let before = self.said(words);
         let start = Instant::now();
         change()?;
         while self.said(words) == before {
-            if start.elapsed() > CHANGE_LIMIT {
-                bail!("the agent has not said {words:?} within {CHANGE_LIMIT:?}\n{}", self.tail());
+            if start.elapsed() > limit {
+                bail!("the agent has not said {words:?} within {limit:?}\n{}", self.tail());
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -374,6 +383,15 @@ impl Agent {
     /// Makes a change that gives another image, and waits until that is in force.
     pub fn enforces(&self, change: impl FnOnce() -> Result<()>) -> Result<Duration> {
         self.after(IN_FORCE, change)
+    }
+
+    /// The same for a change that takes long to read.
+    pub fn enforces_within(
+        &self,
+        limit: Duration,
+        change: impl FnOnce() -> Result<()>,
+    ) -> Result<Duration> {
+        self.after_within(limit, IN_FORCE, change)
     }
 
     fn stop(&mut self, signal: Signal) -> Result<Stopped> {

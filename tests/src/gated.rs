@@ -109,7 +109,8 @@ pub struct Gated {
     pub services: Vec<KubeService>,
     /// Their servers.
     pub servers: Vec<Server>,
-    datagrams: Vec<UdpServer>,
+    /// Servers of datagrams.
+    pub datagrams: Vec<UdpServer>,
 }
 
 impl Gated {

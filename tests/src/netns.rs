@@ -120,6 +120,18 @@ impl Netns {
         Ok(())
     }
 
+    /// Packets and bytes of a counter of the table `inet TABLE`, which begins anew.
+    pub fn nft_counter(&self, table: &str, counter: &str) -> Result<(u64, u64)> {
+        let text = self.run("nft", &["reset", "counter", "inet", table, counter])?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let after = |word: &str| {
+            let at = words.iter().position(|it| *it == word)?;
+            words.get(at + 1)?.parse().ok()
+        };
+        let both = after("packets").zip(after("bytes"));
+        both.with_context(|| format!("no counter {counter} in {text}"))
+    }
+
     /// Writes settings below `/proc/sys/net`, such as `("ipv4/ip_forward", "1")`.
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.enter(|| write_settings(settings))

@@ -22,6 +22,58 @@ const SNAP: usize = 256;
 const BATCH: usize = 64;
 /// Missing in the libc crate; from linux/if_packet.h.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+const PACKET_VNET_HDR: libc::c_int = 15;
+
+/// What a sender leaves to the next device: to cut one packet into many, and to sum them
+/// (`struct virtio_net_hdr`, linux/virtio_net.h).
+#[derive(Clone, Copy, Debug)]
+pub struct Offload {
+    /// What the packet is cut into.
+    pub kind: Large,
+    /// Bytes of data in each part.
+    pub part: u16,
+    /// Bytes up to the end of the transport header.
+    pub headers: u16,
+    /// Where the transport header begins, and its checksum within that.
+    pub checksum: (u16, u16),
+}
+
+/// Kinds of large packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Large {
+    /// TCP over IPv4.
+    Tcp4 = 1,
+    /// TCP over IPv6.
+    Tcp6 = 4,
+    /// UDP, a datagram from each part.
+    Udp = 5,
+}
+
+/// A raw socket that sends packets larger than the wire takes, for the next device to cut.
+#[derive(Debug)]
+pub struct LargePort(RawPort);
+
+impl LargePort {
+    /// Opens a socket on `interface` of `ns`.
+    pub fn open(ns: &Netns, interface: &str) -> Result<LargePort> {
+        let port = RawPort::open(ns, interface)?;
+        port.set(libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+        Ok(LargePort(port))
+    }
+
+    /// Sends one frame of up to 64 KiB, from the Ethernet header on.
+    pub fn send(&self, frame: &[u8], offload: Offload) -> Result<()> {
+        const NEEDS_CHECKSUM: u8 = 1;
+        let Offload { kind, part, headers, checksum: (start, offset) } = offload;
+        let mut bytes = vec![NEEDS_CHECKSUM, kind as u8];
+        for word in [headers, part, start, offset] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes.extend(frame);
+        self.0.send(&bytes)
+    }
+}
 
 impl RawPort {
     /// Opens a socket on `interface` of `ns` with a receive buffer of 4 MiB.

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use crate::packets::{Fragment, Mac, Packet, checksum, flags, protocol};
 
 mod bytes;
+pub mod leaving;
 mod strange;
 
 use bytes::{Overlap, fragments, framed, tagged};
@@ -26,9 +27,11 @@ pub struct Aim {
     pub node: Mac,
 }
 
-/// What a TCP segment does.
+/// What a TCP segment does, or a datagram carries.
 #[derive(Clone, Debug)]
 pub struct Segment {
+    /// Whether it is a UDP datagram: flags and numbers mean nothing then.
+    pub datagram: bool,
     /// Flags, see [`flags`].
     pub flags: u8,
     /// Sequence and acknowledgement numbers.
@@ -40,17 +43,25 @@ pub struct Segment {
 impl Segment {
     /// Opens a connection.
     pub fn open() -> Segment {
-        Segment { flags: flags::SYN, numbers: (1, 0), payload: Vec::new() }
+        Segment { datagram: false, flags: flags::SYN, numbers: (1, 0), payload: Vec::new() }
+    }
+
+    /// A UDP datagram.
+    pub fn datagram() -> Segment {
+        Segment { datagram: true, ..Segment::data((0, 0)) }
     }
 
     /// Carries data.
     pub fn data(numbers: (u32, u32)) -> Segment {
         let payload = b"GET /api/v1/secrets HTTP/1.1\r\nHost: kubernetes\r\n\r\n".to_vec();
-        Segment { flags: flags::ACK | flags::PSH, numbers, payload }
+        Segment { datagram: false, flags: flags::ACK | flags::PSH, numbers, payload }
     }
 
     /// As a packet.
     pub fn packet(&self, aim: &Aim) -> Packet {
+        if self.datagram {
+            return Packet::udp(aim.from, aim.to).payload(self.payload.clone());
+        }
         let (seq, ack) = self.numbers;
         let packet = Packet::tcp(aim.from, aim.to).flags(self.flags).numbers(seq, ack);
         packet.payload(self.payload.clone())
@@ -91,15 +102,21 @@ pub struct Class {
     /// Whether it cannot be seen which port they are for, so that packets to other ports of the same
     /// address are dropped too.
     pub buried: bool,
+    /// Whether they are about TCP alone, whatever the segment.
+    pub tcp_only: bool,
 }
 
 impl Class {
     fn new(name: &'static str, shapes: Vec<Shape>) -> Class {
-        Class { name, shapes, arrives: true, buried: false }
+        Class { name, shapes, arrives: true, buried: false, tcp_only: false }
     }
 
     fn that_hides(self) -> Class {
         Class { buried: true, ..self }
+    }
+
+    fn of_tcp(self) -> Class {
+        Class { tcp_only: true, ..self }
     }
 
     fn that_arrives_nowhere(self) -> Class {

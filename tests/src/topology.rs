@@ -306,6 +306,24 @@ impl Network {
         Ok(())
     }
 
+    /// Makes every wire take packets of so many bytes, 1500 by custom.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        let set = |ns: &Netns, link: &str| ns.ip(&format!("link set {link} mtu {mtu}\n"));
+        let of_router = self.hosts.values().map(|host| (&host.ns, &host.peer));
+        for (ns, peer) in of_router.chain(self.nodes.values().map(|node| (&node.ns, &node.peer))) {
+            set(&self.router, peer)?;
+            set(ns, "eth0")?;
+        }
+        for pod in self.pods.values() {
+            let range = |node: &&Node| addresses::pod_range(node.index).v4.octets()[..3].to_vec();
+            let is_here = |node: &&Node| range(node) == pod.addresses.v4.octets()[..3];
+            let node = self.nodes.values().find(is_here).context("a pod without a node")?;
+            set(&node.ns, &pod.peer)?;
+            set(&pod.ns, "eth0")?;
+        }
+        Ok(())
+    }
+
     /// Makes the router send packets for `addresses` (VIPs, external IPs) to a node.
     pub fn route(&self, addresses: &[IpAddr], node: &str) -> Result<()> {
         let gateway = self.node(node).addresses;

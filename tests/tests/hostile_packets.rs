@@ -19,10 +19,10 @@ use std::os::fd::AsRawFd as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use enforcer_tests::addresses::Dual;
+use enforcer_tests::addresses::{Dual, NEIGHBOUR, STRANGER};
 use enforcer_tests::agent::Agent;
 use enforcer_tests::http::samples;
-use enforcer_tests::listen::Server;
+use enforcer_tests::listen::{Server, UdpServer};
 use enforcer_tests::packets::{Packet, flags};
 use enforcer_tests::pairs::{Lane, PairStream};
 use enforcer_tests::raw::RawPort;
@@ -32,21 +32,13 @@ use enforcer_tests::topology::Plan;
 use enforcer_tests::traffic::{Effort, Traffic};
 
 const LISTED: [&str; 2] = ["198.51.100.0/24", "2001:db8:51::/64"];
-/// Lives beside the node, so that no router sorts out what it sends.
-const NEIGHBOUR: Dual = Dual {
-    v4: std::net::Ipv4Addr::new(192, 0, 2, 66),
-    v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x66),
-};
-/// What it calls itself: neither listed nor of the nodes' subnet, whose hosts may probe.
-const STRANGER: Dual = Dual {
-    v4: std::net::Ipv4Addr::new(203, 0, 113, 66),
-    v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x66),
-};
 /// Nobody guards it, and somebody listens.
 const OPEN_PORT: u16 = 22_222;
 /// Answers come within this, or not at all.
 const QUIET: Duration = Duration::from_millis(60);
 const VXLAN: u16 = 4789;
+const OPEN_VPN: u16 = 1194;
+const OPEN_VPN_NODE_PORT: u16 = 31_201;
 const DENIED: [&str; 4] = ["not_listed", "probe_data", "short_fragment", "hidden_transport"];
 const ADMITTED: [&str; 5] = ["own_pod", "exempt", "trusted_proxy", "reply", "probe"];
 
@@ -104,8 +96,8 @@ fn listed_clients_keep_full_service_while_it_rains() {
     while begin.elapsed() < AT_LEAST {
         for way in &seed.ways {
             for class in classes(way.to.is_ipv6()) {
-                sent += seed.fire(&class, way, &Segment::open(), way.to);
-                sent += seed.fire(&class, way, &Segment::data((2, 1)), way.to);
+                sent += seed.fire(&class, way, &way.opening(), way.to);
+                sent += seed.fire(&class, way, &way.data((2, 1)), way.to);
             }
         }
     }
@@ -126,6 +118,8 @@ struct Hostile {
     wire: RawPort,
     tun: File,
     open: Server,
+    /// OpenVPN's, at both families.
+    vpn: Vec<UdpServer>,
     stage: Stage,
 }
 
@@ -134,6 +128,19 @@ struct Way {
     label: &'static str,
     by: By,
     to: SocketAddr,
+    /// Whether datagrams are served there, and no connections.
+    datagrams: bool,
+}
+
+impl Way {
+    /// What opens a connection, or is all that there is.
+    fn opening(&self) -> Segment {
+        if self.datagrams { Segment::datagram() } else { Segment::open() }
+    }
+
+    fn data(&self, numbers: (u32, u32)) -> Segment {
+        if self.datagrams { Segment::datagram() } else { Segment::data(numbers) }
+    }
 }
 
 /// How packets get to the node.
@@ -192,19 +199,16 @@ impl Hostile {
     fn new() -> Hostile {
         let mut stage = Stage::on(Plan::customary().neighbour("beside", NEIGHBOUR)).unwrap();
         stage.cluster = stage.cluster.allow(&LISTED);
+        stage.cluster.wide = true;
+        stage.network.serve(&stage.cluster.rules()).unwrap();
         let network = &stage.network;
         let (node, beside) = (network.node(NODE), network.host("beside"));
-        let large = "link set eth0 mtu 9000\n";
-        network
-            .router()
-            .ip(&format!("link set {} mtu 9000\nlink set {} mtu 9000\n", node.peer, beside.peer))
-            .unwrap();
-        beside.ns.ip(large).unwrap();
+        network.set_mtu(9000).unwrap();
         let Dual { v4, v6 } = STRANGER;
         let (via4, via6) = (NEIGHBOUR.v4, NEIGHBOUR.v6);
         node.ns
             .ip(&format!(
-                "{large}route add {v4} via {via4}\nroute add {v6} via {via6}\n\
+                "route add {v4} via {via4}\nroute add {v6} via {via6}\n\
                  link add vx0 address 02:00:00:00:00:42 type vxlan id 42 dstport {VXLAN} local {}\n\
                  link set vx0 up\n",
                 node.addresses.v4
@@ -221,19 +225,27 @@ impl Hostile {
         let wire = RawPort::open(&beside.ns, "eth0").unwrap();
         let at = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), OPEN_PORT);
         let open = Server::echo(&node.ns, at, "open").unwrap();
-        let way = |label, name, v6, by| Way { label, by, to: stage.frontend(name, v6) };
+        let pod = network.pod("apiserver");
+        let vpn = pod.addresses.at(OPEN_VPN).map(|at| UdpServer::echo(&pod.ns, at, "vpn").unwrap());
+        let datagrams = false;
+        let way = |label, name, v6, by| Way { label, by, to: stage.frontend(name, v6), datagrams };
+        let [vpn4, vpn6] = node.addresses.at(OPEN_VPN_NODE_PORT);
         let ways = vec![
             way("nodePort, IPv4", "bypass nodePort", false, By::Wire),
             way("nodePort, IPv6", "bypass nodePort", true, By::Wire),
             way("VIP, IPv4", "VIP", false, By::Wire),
             way("VIP, IPv6", "VIP", true, By::Wire),
-            Way { label: "127.0.0.1", by: By::Wire, to: loopback(port) },
+            Way { label: "127.0.0.1", by: By::Wire, to: loopback(port), datagrams },
+            Way { label: "UDP nodePort, IPv4", by: By::Wire, to: vpn4, datagrams: true },
+            Way { label: "UDP nodePort, IPv6", by: By::Wire, to: vpn6, datagrams: true },
+            Way { label: "UDP, VXLAN, IPv4", by: By::Vxlan, to: vpn4, datagrams: true },
             way("no link header, IPv4", "bypass nodePort", false, By::Tun),
             way("no link header, IPv6", "bypass nodePort", true, By::Tun),
             way("VXLAN, IPv4", "bypass nodePort", false, By::Vxlan),
             way("VXLAN, IPv6", "bypass nodePort", true, By::Vxlan),
         ];
-        Hostile { ways, first_port: Cell::new(20_000), wire, tun, open, stage }
+        let (first_port, vpn) = (Cell::new(20_000), vpn.into());
+        Hostile { ways, first_port, wire, tun, open, vpn, stage }
     }
 
     /// Every class at every way. With an agent there is no need to wait for answers.
@@ -242,7 +254,9 @@ impl Hostile {
         for way in &self.ways {
             for class in classes(way.to.is_ipv6()) {
                 // Tags are of Ethernet.
-                if way.by != By::Tun || !class.name.contains("VLAN") {
+                let is_of_ethernet = way.by == By::Tun && class.name.contains("VLAN");
+                let is_of_tcp = way.datagrams && class.tcp_only;
+                if !is_of_ethernet && !is_of_tcp {
                     lines.push(self.storm(&class, way, agent));
                 }
             }
@@ -255,7 +269,7 @@ impl Hostile {
         self.observed("every");
         self.observed("reached");
         let before = (self.served(), verdicts(agent));
-        let mut sent = self.fire(class, way, &Segment::open(), way.to);
+        let mut sent = self.fire(class, way, &way.opening(), way.to);
         let mut answers = HashMap::new();
         let asked = |seen: &enforcer_tests::packets::Seen| {
             seen.flags & (flags::SYN | flags::ACK) == flags::SYN | flags::ACK
@@ -266,7 +280,7 @@ impl Hostile {
         for (number, shape) in (0_u16..).zip(&class.shapes) {
             let aim = self.aim(way, way.to, number);
             let numbers = answers.get(&aim.from.port()).copied().unwrap_or((2, 1));
-            for frame in shape.frames(&aim, &Segment::data(numbers)) {
+            for frame in shape.frames(&aim, &way.data(numbers)) {
                 self.send(way, &frame);
                 sent += 1;
             }
@@ -277,8 +291,8 @@ impl Hostile {
         self.observed("every");
         let open = self.stage.network.node(NODE).addresses.like(way.to.ip());
         let unguarded = SocketAddr::new(open, OPEN_PORT);
-        self.fire(class, way, &Segment::open(), unguarded);
-        self.fire(class, way, &Segment::data((2, 1)), unguarded);
+        self.fire(class, way, &way.opening(), unguarded);
+        self.fire(class, way, &way.data((2, 1)), unguarded);
         self.settle();
         let moved = |reason: &&'static str| {
             let now = after.1.get(reason).copied().unwrap_or(0);
@@ -341,10 +355,11 @@ impl Hostile {
         }
     }
 
-    /// Connections and bytes that the listeners know of.
+    /// Connections and bytes that the listeners know of; a datagram is one.
     fn served(&self) -> (u64, u64) {
         let servers = self.stage.servers.values();
-        servers.fold((0, 0), |(connections, bytes), server| {
+        let datagrams = self.vpn.iter().map(|server| server.received()).sum();
+        servers.fold((0, datagrams), |(connections, bytes), server| {
             (connections + server.accepted(), bytes + server.payload())
         })
     }
@@ -365,14 +380,7 @@ impl Hostile {
 
     /// Packets and bytes of a counter of nftables, which begins anew.
     fn observed(&self, counter: &str) -> (u64, u64) {
-        let node = &self.stage.network.node(NODE).ns;
-        let text = node.run("nft", &["reset", "counter", "inet", "hostile", counter]).unwrap();
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let after = |word: &str| {
-            let at = words.iter().position(|it| *it == word).unwrap();
-            words[at + 1].parse().unwrap()
-        };
-        (after("packets"), after("bytes"))
+        self.stage.network.node(NODE).ns.nft_counter("hostile", counter).unwrap()
     }
 }
 
@@ -401,8 +409,9 @@ fn observers(port: u16, pod: SocketAddr) -> String {
            }}\n\
            chain whole {{\n\
              type filter hook prerouting priority -310\n\
-             iifname {{ \"eth0\", \"tun0\", \"vx0\" }} meta l4proto tcp tcp dport 30000-32767 \
-               counter name reached\n\
+             iifname != {{ \"eth0\", \"tun0\", \"vx0\" }} return\n\
+             meta l4proto tcp tcp dport 30000-32767 counter name reached\n\
+             meta l4proto udp udp dport {OPEN_VPN_NODE_PORT} counter name reached\n\
            }}\n\
          }}\n\
          table ip loopback {{\n\

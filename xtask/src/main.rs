@@ -78,8 +78,11 @@ enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// Fuzz parser, decision, translation, compiler and planner, guided by coverage
+    /// Fuzz parser, decisions, translation, compiler and planner, guided by coverage
     Fuzz {
+        /// Add inputs that reach new code to the corpus in the repository
+        #[arg(long)]
+        keep: bool,
         /// How long each target is fuzzed
         #[arg(long, default_value_t = 10)]
         minutes: u64,
@@ -112,7 +115,7 @@ fn main() -> ExitCode {
         Command::Test { tiers, args } => test::run(&project, &tiers, &args),
         Command::Bench { part, quick, args } => bench::run(&project, &part, quick, &args),
         Command::Debug { place, args } => debug::run(&project, &place, &args),
-        Command::Fuzz { minutes, targets } => fuzz::run(&project, &targets, minutes),
+        Command::Fuzz { keep, minutes, targets } => fuzz::run(&project, &targets, minutes, keep),
         Command::Image => image::run(&project),
         Command::ControlPlane => control_plane::run(&project),
         Command::Lint => test::run(&project, &["lint".to_owned()], &[]),

@@ -11,7 +11,7 @@ use crate::control_plane::ControlPlane;
 use crate::go::Go;
 use crate::image::{Architecture, Engine};
 use crate::machine::{Machine, find};
-use crate::packages::{self, Brings, CONTAINERS, FAULTS, NETWORK, RUST_LINTS};
+use crate::packages::{self, Brings, CONTAINERS, NETWORK, RUST_LINTS, TROUBLE};
 use crate::project::Project;
 use crate::tools::cargo_deny;
 
@@ -123,7 +123,7 @@ impl<'a> Needs<'a> {
         let package: Vec<_> = NETWORK
             .iter()
             .chain(CONTAINERS)
-            .chain(FAULTS)
+            .chain(TROUBLE)
             .filter(|package| matches!(package.brings, Brings::Program(program) if program == name))
             .collect();
         packages::install(project, machine, &packages::missing(package)).map_err(missing(name))?;

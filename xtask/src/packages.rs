@@ -80,12 +80,19 @@ pub(crate) const NETWORK: &[Package] = &[
     },
 ];
 
-/// What the tier `faults` breaks things with.
-pub(crate) const FAULTS: &[Package] = &[Package {
-    name: "faketime",
-    brings: Brings::Program("faketime"),
-    purpose: "lets an agent's clock jump",
-}];
+/// What the tiers `faults` and `hostile` make trouble with.
+pub(crate) const TROUBLE: &[Package] = &[
+    Package {
+        name: "faketime",
+        brings: Brings::Program("faketime"),
+        purpose: "lets an agent's clock jump",
+    },
+    Package {
+        name: "nmap",
+        brings: Brings::Program("nmap"),
+        purpose: "scans and evasions that are not of our making",
+    },
+];
 
 /// What the benchmark compares with.
 pub(crate) const BENCH: &[Package] = &[
@@ -246,7 +253,7 @@ mod tests {
 
     #[test]
     fn every_package_says_its_purpose_and_has_no_other_elsewhere() {
-        let tables = [BPF_RUST, BPF_SUPPORT, NETWORK, FAULTS, BUILDAH, CONTAINERS, GO, RUST_LINTS];
+        let tables = [BPF_RUST, BPF_SUPPORT, NETWORK, TROUBLE, BUILDAH, CONTAINERS, GO, RUST_LINTS];
         let all: Vec<_> = tables.into_iter().flatten().collect();
         for package in &all {
             assert!(!package.purpose.is_empty(), "{}", package.name);

@@ -46,6 +46,19 @@ const NETWORKS: &[Need] = &[
     Need::Agent,
 ];
 
+/// What strangers' own tools take besides.
+const HOSTILE: &[Need] = &[
+    Need::Root,
+    Need::LoadBpf,
+    Need::MountBpffs,
+    Need::NetworkNamespaces,
+    Need::Program("ip"),
+    Need::Program("nft"),
+    Need::Program("nmap"),
+    Need::BpfObject,
+    Need::Agent,
+];
+
 /// What a test that lets the agent die takes.
 const FAULTS: &[Need] = &[
     Need::Root,
@@ -152,8 +165,8 @@ pub(crate) const TIERS: &[Tier] = &[
     },
     Tier {
         name: "hostile",
-        proves: "no shape of packets gets a stranger to a guarded listener",
-        needs: NETWORKS,
+        proves: "no shape of packets gets a stranger to a guarded listener, or a gated pod to a stranger",
+        needs: HOSTILE,
         steps: &[Step::Tests(&["--workspace", "--test", "hostile_*"])],
     },
     Tier {

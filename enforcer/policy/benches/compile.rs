@@ -49,7 +49,7 @@ fn benches(criterion: &mut Criterion) {
             links: BTreeMap::new(),
         };
         group.bench_function(BenchmarkId::new("plan", clusters), |bencher| {
-            let desired = Desired { image: &image, counters: &counters, interfaces: &[] };
+            let desired = Desired { words: image.words(), counters: &counters, interfaces: &[] };
             bencher.iter(|| plan(black_box(&observed), &desired));
         });
     }

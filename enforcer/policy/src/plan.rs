@@ -7,10 +7,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use crate::{
-    image::{Assignment, IMAGE_WORDS, Image},
-    model::Side,
-};
+use crate::{image::Assignment, model::Side};
 
 /// The two maps that hold images: one in force, one to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -186,8 +183,8 @@ impl Observed<'_> {
 /// What it shall hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Desired<'a> {
-    /// The image.
-    pub image: &'a Image,
+    /// All words of the image.
+    pub words: &'a [u64],
     /// Counter slots of the image.
     pub counters: &'a Assignment,
     /// Interfaces to guard.
@@ -257,14 +254,14 @@ const PAGE_WORDS: usize = 512;
 /// Plans the way from the observed to the desired state.
 #[must_use]
 pub fn plan(observed: &Observed<'_>, desired: &Desired<'_>) -> Vec<Step> {
-    let Desired { image, counters, interfaces } = *desired;
+    let Desired { words: image, counters, interfaces } = *desired;
     let mut steps = Vec::new();
     let in_force = observed.active.map(|bank| observed.bank(bank));
-    if in_force != Some(image.words()) {
+    if in_force != Some(image) {
         let spare = observed.active.map_or(Bank::A, Bank::other);
         steps.extend(counters.fresh.iter().map(|slot| Step::ResetCounters { slot: *slot }));
         steps.extend(
-            differing(observed.bank(spare), image.words())
+            differing(observed.bank(spare), image)
                 .into_iter()
                 .map(|words| Step::Write { bank: spare, words }),
         );
@@ -316,8 +313,8 @@ fn by_urgency(interfaces: &[Interface]) -> Vec<(&Interface, Hook)> {
 /// Pages in which the words differ, neighbours joined.
 fn differing(observed: &[u64], desired: &[u64]) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
-    for begin in (0..IMAGE_WORDS).step_by(PAGE_WORDS) {
-        let page = begin..begin + PAGE_WORDS;
+    for begin in (0..desired.len()).step_by(PAGE_WORDS) {
+        let page = begin..desired.len().min(begin + PAGE_WORDS);
         if observed.get(page.clone()) == desired.get(page.clone()) {
             continue;
         }

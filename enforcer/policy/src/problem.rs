@@ -65,11 +65,12 @@ pub enum ProblemKind {
         /// What is the matter, and what is done about it.
         reason: String,
     },
-    /// More than one cluster may have: of its list, what was in force before is kept, and without that
-    /// nothing but exemptions is admitted.
+    /// More than one cluster may have.
     OverLimit {
-        /// What there is too much of.
+        /// How much there is, and how much may be.
         reason: String,
+        /// What counts instead.
+        instead: String,
     },
     /// Further problems of one cluster, which are not told one by one.
     More {
@@ -88,6 +89,16 @@ pub enum ProblemKind {
         /// What would admit their handshakes.
         range: String,
     },
+}
+
+impl ProblemKind {
+    /// A list that is too long: what was in force before is kept, and without that nothing but exemptions
+    /// is admitted.
+    #[must_use]
+    pub fn list_over_limit(reason: String) -> Self {
+        let instead = "its last list is kept, else it admits nobody".to_owned();
+        Self::OverLimit { reason, instead }
+    }
 }
 
 impl Problem {
@@ -180,11 +191,8 @@ impl fmt::Display for ProblemKind {
                 write!(f, "is claimed by cluster {other} too; only sources that both admit pass")
             }
             Self::Egress { reason } => write!(f, "egress: {reason}"),
-            Self::OverLimit { reason } => {
-                write!(
-                    f,
-                    "is over a limit ({reason}); its last list is kept, else it admits nobody"
-                )
+            Self::OverLimit { reason, instead } => {
+                write!(f, "is over a limit ({reason}); {instead}")
             }
             Self::More { count } => write!(f, "has {count} more problems"),
             Self::Capacity { reason } => {

@@ -89,7 +89,7 @@ fn next(compiler: &mut Compiler, snapshot: &Snapshot, former: Option<&Image>) ->
         banks: [words, words],
         links: Attachments::default(),
     };
-    let desired = Desired { image: &image, counters: &counters, interfaces: &[] };
+    let desired = Desired { words: image.words(), counters: &counters, interfaces: &[] };
     let written = plan(&observed, &desired).into_iter().map(|step| match step {
         Step::Write { words, .. } => words.len(),
         Step::ResetCounters { .. } | Step::Activate { .. } | Step::Link(_) => 0,

@@ -137,6 +137,7 @@ pub(super) fn view(sight: &Sight, options: &Options) -> Result<Diff, DebugError>
         egress: egress(agent),
         limits: Limits {
             ranges: agent.map_or(Limits::default().ranges, |it| it.max_ranges_per_cluster),
+            addresses: agent.map_or(Limits::default().addresses, |it| it.max_addresses_per_cluster),
             ..Limits::default()
         },
     };

@@ -75,6 +75,9 @@ pub struct Agent {
     pub guard_pods: GuardPodsOption,
     /// `--max-ranges-per-cluster`
     pub max_ranges_per_cluster: usize,
+    /// `--max-addresses-per-cluster`
+    #[serde(default = "most_addresses")]
+    pub max_addresses_per_cluster: usize,
     /// `--egress-dns`
     #[serde(default)]
     pub egress_dns: EgressDnsOption,
@@ -110,6 +113,11 @@ pub enum InterfaceState {
     Unguarded,
 }
 
+/// What an agent that does not say it has: one before it was an option has none.
+const fn most_addresses() -> usize {
+    usize::MAX
+}
+
 impl Agent {
     /// The agent of this process.
     #[must_use]
@@ -124,6 +132,7 @@ impl Agent {
             kubermatic_namespace: run.kubermatic_namespace.clone(),
             guard_pods: run.guard_pods,
             max_ranges_per_cluster: run.max_ranges_per_cluster,
+            max_addresses_per_cluster: run.max_addresses_per_cluster,
             egress_dns: run.egress_dns,
             egress_allow: run.egress_allow.iter().map(ToString::to_string).collect(),
         }

@@ -17,6 +17,7 @@ mod mode;
 mod nodes;
 mod outside;
 mod pods;
+mod quota;
 mod ranges;
 mod report;
 mod seed;
@@ -69,13 +70,16 @@ pub struct Settings {
 pub struct Limits {
     /// `--max-ranges-per-cluster`: entries of its list.
     pub ranges: usize,
+    /// `--max-addresses-per-cluster`: frontends besides nodePorts, pods, and peers in its own namespace,
+    /// of each kind.
+    pub addresses: usize,
     /// Problems that are told, and with them Events.
     pub problems: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { ranges: 20_000, problems: 20 }
+        Self { ranges: 20_000, addresses: 1_000, problems: 20 }
     }
 }
 

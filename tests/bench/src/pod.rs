@@ -226,7 +226,9 @@ fn enforce(kernel: &mut Kernel, interface: PodInterface) -> Result<()> {
     let counters = assign(&rules, &[])?;
     let image = Image::lower(&rules, &counters)?;
     let observed = kernel.observe()?;
-    for step in plan(&observed, &Desired { image: &image, counters: &counters, interfaces: &[] }) {
+    for step in
+        plan(&observed, &Desired { words: image.words(), counters: &counters, interfaces: &[] })
+    {
         kernel.apply(&step, &image)?;
     }
     Ok(())

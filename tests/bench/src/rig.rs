@@ -63,7 +63,7 @@ impl Rig {
         let owners = observed.active.map(|bank| counter_owners(observed.bank(bank)).to_vec());
         let counters = assign(&world.rules, &owners.unwrap_or_default())?;
         let image = Image::lower(&world.rules, &counters)?;
-        let desired = Desired { image: &image, counters: &counters, interfaces: &[] };
+        let desired = Desired { words: image.words(), counters: &counters, interfaces: &[] };
         for step in plan(&observed, &desired) {
             self.kernel.apply(&step, &image)?;
         }

@@ -75,7 +75,7 @@ fn is_usual(reason: Reason) -> bool {
 }
 
 fn question(plain: &Plain, side: Side) -> Packet {
-    let Plain { source, destination, protocol, ports, flags: (syn, ack), data } = *plain;
+    let Plain { source, destination, protocol, ports, flags: (syn, ack), data, .. } = *plain;
     let protocol = if protocol == 6 { Protocol::Tcp } else { Protocol::Udp };
     let segment = match (protocol, syn && !ack, data) {
         (Protocol::Udp, _, _) | (Protocol::Tcp, false, true) => Segment::Data,

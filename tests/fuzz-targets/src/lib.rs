@@ -7,6 +7,7 @@
 mod bytes;
 pub mod compile;
 pub mod decide;
+pub mod leave;
 pub mod parse;
 pub mod plan;
 pub mod translate;
@@ -19,10 +20,11 @@ mod corpus;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("parse", parse::run),
     ("decide", decide::run),
     ("translate", translate::run),
     ("compile", compile::run),
     ("plan", plan::run),
+    ("leave", leave::run),
 ];

@@ -20,8 +20,12 @@ pub struct Plain {
     pub ports: (u16, u16),
     /// SYN and ACK.
     pub flags: (bool, bool),
+    /// RST.
+    pub resets: bool,
     /// Whether data follows the header.
     pub data: bool,
+    /// Whether bytes follow the packet.
+    pub trailed: bool,
 }
 
 /// The first byte says where the packet begins, the others are the packet.
@@ -45,7 +49,7 @@ pub fn run(data: &[u8]) {
         Parsed::Unjudged | Parsed::Unclear => panic!("not judged: {plain:?}"),
     };
     if let Some(seen) = seen {
-        let Plain { source, destination, protocol, ports, flags: _, data: _ } = plain;
+        let Plain { source, destination, protocol, ports, .. } = plain;
         assert_eq!(seen, (source, destination, protocol, ports));
     }
 }
@@ -88,7 +92,9 @@ pub fn plain(link: Link, packet: &[u8]) -> Option<Plain> {
             protocol: 6,
             ports: (tcp.source_port(), tcp.destination_port()),
             flags: (tcp.syn(), tcp.ack()),
+            resets: tcp.rst(),
             data: !tcp.payload().is_empty(),
+            trailed: tcp.payload().as_ptr_range().end != packet.as_ptr_range().end,
         },
         TransportSlice::Udp(udp) => Plain {
             source,
@@ -96,7 +102,9 @@ pub fn plain(link: Link, packet: &[u8]) -> Option<Plain> {
             protocol: 17,
             ports: (udp.source_port(), udp.destination_port()),
             flags: (false, false),
+            resets: false,
             data: true,
+            trailed: udp.payload().as_ptr_range().end != packet.as_ptr_range().end,
         },
         TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_) => return None,
     })

@@ -1,12 +1,10 @@
 //! `plan`: whatever the kernel holds, every prefix of the steps leaves the old image in force or the new
 //! one, all steps lead to what is wanted, and then there is nothing more to do.
 
-use std::sync::LazyLock;
+use std::collections::BTreeSet;
 
 use enforcer_policy::{
-    compile::compile,
-    generate::snapshot,
-    image::{Assignment, IMAGE_WORDS, Image, assign},
+    image::Assignment,
     model::Side,
     plan::{
         Attachment, Attachments, Bank, Desired, Hook, Interface, LinkLayer, LinkStep, Observed,
@@ -14,30 +12,22 @@ use enforcer_policy::{
     },
 };
 
-use crate::{bytes::Draw, compile::drawn};
+use crate::bytes::Draw;
 
-/// Three images that differ.
-static IMAGES: LazyLock<Vec<(Image, Assignment)>> = LazyLock::new(|| {
-    (0..3_u8)
-        .filter_map(|number| image(&[number.wrapping_mul(37).wrapping_add(11); 4_096]))
-        .collect()
-});
-
-fn image(dice: &[u8]) -> Option<(Image, Assignment)> {
-    let (rules, _) = compile(&drawn(&snapshot(), dice)?);
-    let counters = assign(&rules, &[]).ok()?;
-    Some((Image::lower(&rules, &counters).ok()?, counters))
-}
+/// Words of the images here: some pages and a rest. What a plan does depends on which pages differ; with
+/// the kernel's 16 MiB a run would do nothing but copy.
+const WORDS: usize = 8 * 512 + 3;
 
 /// The bytes say what the kernel holds and what is wanted.
 pub fn run(data: &[u8]) {
     let mut draw = Draw(data);
-    let images = &*IMAGES;
     let active = [None, Some(Bank::A), Some(Bank::B)][draw.below(3)];
-    let mut banks = [bank(images, &mut draw), bank(images, &mut draw)];
-    let (image, counters) = &images[draw.below(images.len() as u8)];
+    let mut banks = [bank(&mut draw), bank(&mut draw)];
+    let image = image(&mut draw);
+    let mut counters = Assignment::default();
+    counters.fresh = fresh(&mut draw);
     let (mut links, interfaces) = (attachments(&mut draw), interfaces(&mut draw));
-    let desired = Desired { image, counters, interfaces: &interfaces };
+    let desired = Desired { words: &image, counters: &counters, interfaces: &interfaces };
 
     let steps = plan(&observed(active, &banks, &links), &desired);
     let before = active.map(|bank| banks[index(bank)].clone());
@@ -47,20 +37,26 @@ pub fn run(data: &[u8]) {
             Step::ResetCounters { slot } => assert!(counters.fresh.contains(slot)),
             Step::Write { bank, words } => {
                 assert_ne!(Some(*bank), now, "a bank in force is never written");
-                banks[index(*bank)][words.clone()].copy_from_slice(&image.words()[words.clone()]);
+                let differs = banks[index(*bank)][words.clone()] != image[words.clone()];
+                assert!(differs, "what is there already is not written again");
+                banks[index(*bank)][words.clone()].copy_from_slice(&image[words.clone()]);
             }
             Step::Activate { bank } => {
-                assert!(banks[index(*bank)] == image.words(), "it is whole before it counts");
+                assert!(banks[index(*bank)] == image, "it is whole before it counts");
                 now = Some(*bank);
             }
-            Step::Link(step) => carry_out(&mut links, step),
+            Step::Link(step) => {
+                let whole = now.is_some_and(|bank| banks[index(bank)] == image);
+                assert!(whole, "the image counts before a packet can meet it");
+                carry_out(&mut links, step);
+            }
         }
         if now == active {
             let same = before.as_ref() == now.map(|bank| &banks[index(bank)]);
             assert!(same, "the image in force does not change");
         }
     }
-    assert!(now.is_some_and(|bank| banks[index(bank)] == image.words()));
+    assert!(now.is_some_and(|bank| banks[index(bank)] == image));
     let wanted: Attachments = (interfaces.iter())
         .flat_map(|interface| {
             Hook::ALL.map(|hook| {
@@ -88,17 +84,24 @@ fn index(bank: Bank) -> usize {
     }
 }
 
-/// Zeroes, an image, or one with a few other words in it.
-fn bank(images: &[(Image, Assignment)], draw: &mut Draw<'_>) -> Vec<u64> {
-    let mut words = match draw.below(4) {
-        0 => vec![0; IMAGE_WORDS],
-        number => images[number % images.len()].0.words().to_vec(),
-    };
-    for _ in 0..draw.below(4) {
-        let at = draw.below(255) << 16 | draw.below(255) << 8 | draw.below(255);
-        words[at % IMAGE_WORDS] ^= 1 << draw.below(64);
+/// Zeroes, as a new map has, or what some image has.
+fn bank(draw: &mut Draw<'_>) -> Vec<u64> {
+    if draw.below(8) == 0 { vec![0; WORDS] } else { image(draw) }
+}
+
+/// One of three images, with other words where the bytes say so: pages that differ lie apart, side by
+/// side and at both ends.
+fn image(draw: &mut Draw<'_>) -> Vec<u64> {
+    let mut words = vec![draw.below(3) as u64; WORDS];
+    for _ in 0..draw.below(6) {
+        let at = draw.below(255) << 8 | draw.below(255);
+        words[at % WORDS] ^= 1 << draw.below(64);
     }
     words
+}
+
+fn fresh(draw: &mut Draw<'_>) -> BTreeSet<u32> {
+    (0..draw.below(4)).map(|_| draw.below(16) as u32).collect()
 }
 
 fn attachments(draw: &mut Draw<'_>) -> Attachments {

@@ -1,14 +1,18 @@
 //! The seed that fuzzed packets are sent to: small, and with every reason in it.
 
-use std::sync::LazyLock;
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
 use enforcer_policy::{
     compile::compile,
     image::{Image, assign},
     model::{
-        Cluster, ClusterId, ExemptSeed, ExposeStrategy, Frontend, FrontendAddress, FrontendKind,
-        ListedRange, ObjectRef, Options, Origin, ProbeRanges, Protocol, RangeList, SeedNode,
-        Snapshot, ThisNode,
+        Cluster, ClusterId, Egress, ExemptSeed, ExposeStrategy, Frontend, FrontendAddress,
+        FrontendKind, GatedPod, ListedRange, ObjectRef, Options, Origin, Peer, PeerPort,
+        PodInterface, ProbeRanges, Protocol, RangeList, SeedNode, Snapshot, ThisNode,
     },
 };
 
@@ -21,17 +25,25 @@ pub struct World {
     pub image: Image,
 }
 
-static WORLD: LazyLock<World> = LazyLock::new(World::new);
+static WORLD: LazyLock<World> = LazyLock::new(|| World::of(snapshot()));
+static GATED: LazyLock<World> = LazyLock::new(|| World::of(gated()));
+
+/// Number of the interface of the one gated pod.
+pub const GATED_INTERFACE: u32 = 7;
 
 impl World {
-    /// The one world.
+    /// The one that clients come to.
     pub fn get() -> &'static World {
         &WORLD
     }
 
+    /// The same with a pod that may connect to few.
+    pub fn gated() -> &'static World {
+        &GATED
+    }
+
     #[allow(clippy::unwrap_used, reason = "constant input")]
-    fn new() -> World {
-        let snapshot = snapshot();
+    fn of(snapshot: Snapshot) -> World {
         let (rules, _) = compile(&snapshot);
         let counters = assign(&rules, &[]).unwrap();
         let image = Image::lower(&rules, &counters).unwrap();
@@ -80,6 +92,38 @@ fn snapshot() -> Snapshot {
         },
         ..Snapshot::default()
     }
+}
+
+/// The API server of the first cluster, and peers of every kind.
+fn gated() -> Snapshot {
+    let object = ObjectRef {
+        kind: "Pod".to_owned(),
+        namespace: "cluster-c1".to_owned(),
+        name: "apiserver".to_owned(),
+    };
+    let addresses: BTreeSet<IpAddr> = parsed(&["10.244.1.8", "fd00:10:244:1::8"]);
+    let peer = |net: &str, port| Peer {
+        net: parsed::<_, Vec<_>>(&[net])[0],
+        port,
+        origin: Origin { object: object.clone(), field: "spec".to_owned() },
+    };
+    let peers = vec![
+        peer("10.244.2.7/32", PeerPort::Any),
+        peer("fd00:10:244:2::/64", PeerPort::Any),
+        peer("10.96.0.1/32", PeerPort::Only(Protocol::Tcp, 443)),
+        peer("192.0.2.0/24", PeerPort::Only(Protocol::Tcp, 6443)),
+        peer("2001:db8:f::/112", PeerPort::Only(Protocol::Tcp, 443)),
+        peer("0.0.0.0/0", PeerPort::Only(Protocol::Udp, 53)),
+        peer("::/0", PeerPort::Only(Protocol::Udp, 53)),
+    ];
+    let pods = vec![GatedPod { object: object.clone(), addresses: addresses.clone() }];
+    let mut snapshot = snapshot();
+    snapshot.this_node.pod_interfaces =
+        vec![PodInterface { index: GATED_INTERFACE, name: "veth".to_owned(), netns: 0, addresses }];
+    for cluster in snapshot.clusters.values_mut().take(1) {
+        Arc::make_mut(cluster).egress = Some(Egress { peers: peers.clone(), pods: pods.clone() });
+    }
+    snapshot
 }
 
 fn cluster(

@@ -11,13 +11,15 @@ pub(super) fn classes(v6: bool) -> Vec<Class> {
     vec![
         lengths(v6),
         Class::new("bytes behind the end", vec![behind_the_end()]),
-        headers(),
-        tricks(),
+        headers().of_tcp(),
+        tricks().of_tcp(),
         quoted(v6).that_arrives_nowhere(),
         other_protocols().that_arrives_nowhere(),
         wrapped(v6).that_arrives_nowhere(),
         sources(v6).that_arrives_nowhere(),
-        Class::new("fragments of nothing", vec![fragments_of_nothing()]).that_arrives_nowhere(),
+        Class::new("fragments of nothing", vec![fragments_of_nothing()])
+            .that_arrives_nowhere()
+            .of_tcp(),
     ]
 }
 

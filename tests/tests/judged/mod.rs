@@ -19,7 +19,7 @@ pub(crate) fn enforce(kernel: &mut Kernel, snapshot: &Snapshot) -> Image {
     let owners = observed.active.map(|bank| counter_owners(observed.bank(bank)).to_vec());
     let counters = assign(&rules, &owners.unwrap_or_default()).unwrap();
     let image = Image::lower(&rules, &counters).unwrap();
-    let desired = Desired { image: &image, counters: &counters, interfaces: &[] };
+    let desired = Desired { words: image.words(), counters: &counters, interfaces: &[] };
     for step in plan(&observed, &desired) {
         kernel.apply(&step, &image).unwrap();
     }

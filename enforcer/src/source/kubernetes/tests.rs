@@ -179,3 +179,36 @@ async fn a_kind_that_is_not_known_is_told_from_a_server_that_is_not_there() {
     let client = Client::try_from(Config::new(format!("http://{address}").parse().unwrap()));
     assert_eq!(heard(&client.unwrap(), 2).await, ["begin", "failed, answered: false"]);
 }
+
+#[tokio::test]
+async fn what_vanishes_between_list_and_watch_is_gone_with_the_first_event() {
+    // The second one came and went in between: nobody has heard of it.
+    let events = event("DELETED", &node("b", 6)) + &event("DELETED", &node("short", 7));
+    let listed = list(5, &[node("a", 3), node("b", 4)]);
+    let (server, client) = Server::start(vec![listed, (StatusCode::OK, events)]).await;
+    let wanted = ["begin", "listed a", "listed b", "finished", "deleted b", "deleted short"];
+    assert_eq!(heard(&client, 6).await, wanted);
+    assert_eq!(server.asked()[..2], ["list", "watch"]);
+}
+
+#[tokio::test]
+async fn a_list_that_expires_between_two_pages_begins_anew() {
+    let page = json!({
+        "apiVersion": "v1", "kind": "NodeList",
+        "metadata": {"resourceVersion": "5", "continue": "more"},
+        "items": [node("a", 3), node("b", 4)],
+    });
+    let (server, client) = Server::start(vec![
+        (StatusCode::OK, page.to_string()),
+        (StatusCode::GONE, gone().to_string()),
+        list(9, &[node("a", 3)]),
+        (StatusCode::OK, String::new()),
+    ])
+    .await;
+    let heard = heard(&client, 7).await;
+    let begin = heard.iter().rposition(|it| it == "begin").unwrap();
+    assert_eq!(heard[..3], ["begin", "listed a", "listed b"]);
+    assert!(!heard[..begin].contains(&"finished".to_owned()), "{heard:?}");
+    assert_eq!(heard[begin..], ["begin", "listed a", "finished"], "{heard:?}");
+    assert_eq!(server.asked()[..3], ["list", "list", "list"]);
+}

@@ -18,9 +18,10 @@ use super::{
     allowed,
     egress::{self, Gate, Shared, Subject},
     frontends,
-    guard_pods::Guard,
     memory::{Environment, Made, Recall},
-    mode, pods, ranges,
+    mode, pods,
+    quota::Quota,
+    ranges,
     report::{Claims, Place, Report},
     unread,
 };
@@ -99,7 +100,7 @@ pub(super) fn translate(
     drafts
         .into_iter()
         .map(|(id, draft)| {
-            let made = draft.complete(&id, objects, &environment.guard, shared);
+            let made = draft.complete(&id, objects, environment, shared);
             report.extend(made.problems.iter().cloned());
             (id, made)
         })
@@ -134,7 +135,7 @@ impl Draft {
         self,
         id: &ClusterId,
         objects: &Objects,
-        guard: &Guard,
+        environment: &Environment,
         shared: &Shared<'_>,
     ) -> Made {
         match self {
@@ -142,7 +143,7 @@ impl Draft {
             Self::New { control_plane, mut report, former } => {
                 let read = former.as_deref();
                 let cluster =
-                    complete(id, control_plane, objects, guard, shared, read, &mut report);
+                    complete(id, control_plane, objects, environment, shared, read, &mut report);
                 Made { cluster: Arc::new(cluster), problems: report.take(), former }
             }
         }
@@ -265,13 +266,14 @@ fn complete(
     id: &ClusterId,
     control_plane: ControlPlane,
     objects: &Objects,
-    guard: &Guard,
+    Environment { settings, guard, .. }: &Environment,
     shared: &Shared<'_>,
     former: Option<&model::Cluster>,
     report: &mut Report,
 ) -> model::Cluster {
     let ControlPlane { namespace, strategy, allowed, gate } = control_plane;
     let former = former.filter(|former| former.namespace == namespace);
+    let quota = Quota { limit: settings.limits.addresses, namespace: &namespace, former };
 
     let mut frontends = BTreeSet::new();
     for role in &frontends::ROLES {
@@ -280,16 +282,17 @@ fn complete(
     }
     let of_former = former.into_iter().flat_map(|former| &former.frontends);
     frontends.extend(of_former.filter(|it| unread::is_kept(it, objects, guard)).cloned());
+    let frontends = quota.frontends(frontends, report);
 
     let mut pods = pods::of(objects, &namespace, &guard.hosts);
     if let Some(former) = former.filter(|_| unread::pods(objects, &namespace)) {
         pods.own.extend(&former.own_pods);
         pods.api_servers.extend(&former.api_server_pods);
     }
+    let pods = quota.pods(pods, report);
     let egress = gate.map(|gate| {
-        let subject = Subject { id, namespace: &namespace };
-        let former = former.and_then(|former| former.egress.as_ref());
-        egress::of(&gate, subject, objects, shared, former, report)
+        let subject = Subject { id, namespace: &namespace, quota };
+        egress::of(&gate, subject, objects, shared, report)
     });
     let mode = mode::of(objects, &namespace, former, report);
     model::Cluster {
@@ -297,7 +300,7 @@ fn complete(
         namespace,
         strategy,
         allowed,
-        frontends: frontends.into_iter().collect(),
+        frontends,
         own_pods: pods.own,
         api_server_pods: pods.api_servers,
         mode,

@@ -31,6 +31,7 @@ pub(super) use self::shared::Shared;
 pub(in crate::source) use self::shared::{API_SERVER, DNS_NAMESPACE, INGRESS_NAMESPACES};
 use super::{
     pods,
+    quota::Quota,
     report::{Place, Report},
     unread,
 };
@@ -118,6 +119,7 @@ impl Gate {
 pub(super) struct Subject<'a> {
     pub(super) id: &'a ClusterId,
     pub(super) namespace: &'a str,
+    pub(super) quota: Quota<'a>,
 }
 
 /// Translates one cluster whose gate is on.
@@ -126,16 +128,18 @@ pub(super) fn of(
     subject: Subject<'_>,
     objects: &Objects,
     shared: &Shared<'_>,
-    former: Option<&Egress>,
     report: &mut Report,
 ) -> Egress {
+    let former = subject.quota.former.and_then(|former| former.egress.as_ref());
     let pods = gated_pods(subject, objects, shared.this_node, former);
     let namespace = operators(subject, objects, report);
     if pods.is_empty() {
         return Egress { peers: Vec::new(), pods };
     }
+    let mut own = Peers::default();
+    peers::add(subject, objects, shared.hosts, &mut own);
     let mut peers = Peers::default();
-    peers::add(subject, objects, shared.hosts, &mut peers);
+    peers.extend(subject.quota.peers(own.finish(), report));
     peers.extend(shared.peers.iter().cloned());
     peers.extend(namespace.allowed.iter().cloned());
     let issuer = urls::Written {

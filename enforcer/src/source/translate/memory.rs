@@ -2,7 +2,7 @@
 //!
 //! A cluster is taken as it was translated before where nothing that its translation reads is another:
 //! the [`Environment`], the Cluster and the objects of its namespace ([`Touched`]), and its former
-//! version, which may also be the one that came of the translation before. Invariants: what is remembered
+//! version, which may also be the one that came of the translation before, while all can be read. Invariants: what is remembered
 //! changes no result; a cluster whose egress is judged here is translated every time, since that reads
 //! objects of the whole seed.
 
@@ -63,6 +63,9 @@ pub(super) struct Remembered {
 pub(super) struct Recall<'a> {
     clusters: BTreeMap<ClusterId, Remembered>,
     touched: Touched<'a>,
+    /// Whether something cannot be read: then what was there before counts, and another former version can
+    /// give another result.
+    is_unread: bool,
 }
 
 impl<'a> Recall<'a> {
@@ -74,10 +77,10 @@ impl<'a> Recall<'a> {
         now: &Environment,
     ) -> Self {
         // What cannot be read may be a way in through the shared proxy that a cluster had before.
-        let reads_proxy = now.incomplete || !now.failed.is_empty();
+        let is_unread = now.incomplete || !now.failed.is_empty();
         let proxy = now.settings.kubermatic_namespace.as_str();
-        let is_other = before != *now || (reads_proxy && touched.namespaces.contains(proxy));
-        if is_other { Self::default() } else { Self { clusters, touched } }
+        let is_other = before != *now || (is_unread && touched.namespaces.contains(proxy));
+        if is_other { Self::default() } else { Self { clusters, touched, is_unread } }
     }
 
     /// Takes a cluster out, where its translation would give the same again.
@@ -87,7 +90,8 @@ impl<'a> Recall<'a> {
         let is_former = made.former.as_ref().map_or(former.is_none(), is);
         let is_untouched = !self.touched.clusters.contains(id.0.as_str())
             && !self.touched.namespaces.contains(made.cluster.namespace.as_str());
-        (is_untouched && (is_former || is(&became))).then_some(made)
+        let is_known = is_former || (!self.is_unread && is(&became));
+        (is_untouched && is_known).then_some(made)
     }
 }
 

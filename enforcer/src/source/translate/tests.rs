@@ -8,6 +8,7 @@ mod missing;
 mod mode;
 mod objects;
 mod pods;
+mod quota;
 mod shared_proxy;
 
 use std::net::IpAddr;

@@ -83,8 +83,10 @@ pub(crate) fn measure(clusters: usize, ranges: usize, edits: usize) -> Result<Ve
         clock.lap()?;
         let [a, b] = &banks;
         let observed = Observed { active, banks: [a, b], links: Default::default() };
-        let steps =
-            plan(&observed, &Desired { image: &image, counters: &counters, interfaces: &[] });
+        let steps = plan(
+            &observed,
+            &Desired { words: image.words(), counters: &counters, interfaces: &[] },
+        );
         clock.lap()?;
         anyhow::ensure!(!steps.is_empty(), "an edit changes nothing");
         let next = active.map_or(Bank::A, Bank::other);

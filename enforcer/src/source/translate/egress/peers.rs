@@ -56,7 +56,7 @@ pub(super) fn add(
     hosts: &BTreeSet<IpAddr>,
     peers: &mut Peers,
 ) {
-    let Subject { id, namespace } = subject;
+    let Subject { id, namespace, quota: _ } = subject;
     let is_own = |labels: &std::collections::BTreeMap<String, String>, role: &Role| {
         let (name, value) = role.label;
         labels.get(name).is_some_and(|label| label == value)

@@ -11,7 +11,7 @@ use super::*;
 
 const MANY: usize = 100_000;
 
-fn of_values(values: impl IntoIterator<Item = Value>) -> Objects {
+pub(super) fn of_values(values: impl IntoIterator<Item = Value>) -> Objects {
     let mut objects = Objects::default();
     let file = "hostile.yaml".into();
     for value in values {

@@ -215,7 +215,11 @@ proptest! {
     fn what_is_remembered_changes_no_result(
         begin in vec(edit(), 12),
         edits in vec(edit(), 1..24),
+        tight in any::<bool>(),
     ) {
+        let limits =
+            if tight { Limits { ranges: 1, addresses: 1, ..Limits::default() } } else { Limits::default() };
+        let settings = Settings { limits, ..settings() };
         let file: Arc<str> = "a.yaml".into();
         let mut world = World::default();
         for edit in begin {
@@ -227,8 +231,8 @@ proptest! {
             let is_put_in_force = world.make(edit.clone());
             let objects = world.objects(&file);
             let one = translator
-                .translate(&objects, &settings(), &this_node(), &learned, former.as_ref());
-            let other = translate(&objects, &settings(), &this_node(), former.as_ref());
+                .translate(&objects, &settings, &this_node(), &learned, former.as_ref());
+            let other = translate(&objects, &settings, &this_node(), former.as_ref());
             prop_assert_eq!(&one, &other, "after {:?}", edit);
             if is_put_in_force {
                 former = Some(one.snapshot);
