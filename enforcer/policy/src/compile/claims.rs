@@ -70,6 +70,21 @@ pub(super) fn claims<'a>(
     claims
 }
 
+/// Frontends that several claim, with all who do.
+pub(super) fn contested(
+    snapshot: &Snapshot,
+    node_addresses: &BTreeSet<IpAddr>,
+) -> BTreeMap<FrontendKey, BTreeSet<ClusterId>> {
+    let claimants = |claims: Vec<Claim<'_>>| claims.iter().map(Claim::claimant).collect();
+    let mut contested: BTreeMap<FrontendKey, BTreeSet<ClusterId>> =
+        claims(snapshot, node_addresses)
+            .into_iter()
+            .map(|(frontend, claims)| (frontend, claimants(claims)))
+            .collect();
+    contested.retain(|_, claimants| claimants.len() > 1);
+    contested
+}
+
 /// One problem for every claimant but the first.
 pub(super) fn conflicts(claims: &[Claim<'_>]) -> Vec<Problem> {
     let [first, others @ ..] = claims else { return Vec::new() };
