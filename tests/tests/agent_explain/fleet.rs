@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use anyhow::Result;
 use enforcer_tests::addresses::cluster_ip;
 use enforcer_tests::agent::Installation;
 use enforcer_tests::entrances::Entrances;
@@ -80,7 +81,7 @@ impl Fleet {
     }
 
     /// Publishes other lists.
-    pub(crate) fn redraw(&mut self, draw: &mut Draw) {
+    pub(crate) fn redraw(&mut self, draw: &mut Draw) -> Result<()> {
         let Stage { cluster, tenants, seed, .. } = &mut self.stage;
         cluster.allowed = Some(list(draw, 60));
         cluster.namespace_annotations = vec![(EGRESS.to_owned(), destinations(draw))];
@@ -100,15 +101,15 @@ impl Fleet {
         c6.cluster.allowed = Some(both);
         seed.defaults = Some(list(draw, 8));
         seed.source_ranges = Some(list(draw, 8));
-        self.stage.publish().unwrap();
+        self.stage.publish()
     }
 
     /// Publishes the lists without these entries, named by object and field.
-    pub(crate) fn remove(&mut self, entries: &BTreeSet<(String, String)>) {
+    pub(crate) fn remove(&mut self, entries: &BTreeSet<(String, String)>) -> Result<()> {
         let gone: Vec<(&str, &str, usize)> =
             entries.iter().map(|(object, field)| parts(object, field)).collect();
         let left = |object: &str, field: &str, list: &[String]| -> Vec<String> {
-            let is_gone = |at| gone.iter().any(|it| *it == (object, field, at));
+            let is_gone = |at| gone.contains(&(object, field, at));
             (0..).zip(list).filter(|(at, _)| !is_gone(*at)).map(|(_, it)| it.clone()).collect()
         };
         let Stage { cluster, tenants, seed, .. } = &mut self.stage;
@@ -129,7 +130,7 @@ impl Fleet {
         let sources = seed.source_ranges.get_or_insert_default();
         let field = "spec.nodeportProxy.envoy.loadBalancerService.sourceRanges";
         *sources = left(&object, field, sources);
-        self.stage.publish().unwrap();
+        self.stage.publish()
     }
 
     /// What stands in a field of a published object.

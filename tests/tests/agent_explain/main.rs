@@ -35,7 +35,7 @@ fn thousands_of_generated_questions_are_answered_as_packets_are_judged() {
     let mut tally = Tally::default();
     for seed in SEEDS {
         let mut draw = Draw::new(seed);
-        agent.enforces(|| Ok(fleet.redraw(&mut draw))).unwrap();
+        agent.enforces(|| fleet.redraw(&mut draw)).unwrap();
         let targets = fleet.targets();
         let mut asked = questions::to_api_servers(&fleet, &targets, &mut draw, TO);
         asked.extend(questions::from_api_servers(&fleet, &targets, &mut draw, FROM));
@@ -47,7 +47,7 @@ fn thousands_of_generated_questions_are_answered_as_packets_are_judged() {
         assert!(named.len() >= 50, "{}", named.len());
         let gone: BTreeSet<String> =
             named.iter().map(|(object, field)| fleet.written(object, field)).collect();
-        agent.enforces(|| Ok(fleet.remove(&named))).unwrap();
+        agent.enforces(|| fleet.remove(&named)).unwrap();
         let after = ask(&fleet, &asked);
         judge(&fleet, &agent, &after, &mut tally);
         let was_named = before.iter().zip(&after).filter(|(case, _)| case.entry().is_some());

@@ -55,7 +55,8 @@ impl Case {
 
 /// Asks, in as few processes as there are kinds of questions.
 pub(crate) fn ask(fleet: &Fleet, asked: &[Asked]) -> Vec<Case> {
-    let kinds: [(&[&str], fn(&Asked) -> bool); 3] = [
+    type Kind<'a> = (&'a [&'a str], fn(&Asked) -> bool);
+    let kinds: [Kind<'_>; 3] = [
         (&[], |it| !it.egress && !it.uplink),
         (&["--side", "uplink"], |it| it.uplink),
         (&["--egress"], |it| it.egress),
