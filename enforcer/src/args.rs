@@ -53,13 +53,28 @@ pub enum Command {
 /// Where things are kept.
 #[derive(Clone, Debug, Args)]
 pub struct Places {
-    /// Folder of a BPF file system for pinned maps and links; mounted if nothing is.
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/enforcer", global = true)]
+    /// Folder of a BPF file system for pinned maps and links; `enforcer run` mounts one if nothing is.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/enforcer",
+        global = true,
+        help_heading = COMMON
+    )]
     pub bpffs: PathBuf,
-    /// Folder for what was enforced last.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/enforcer", global = true)]
+    /// Folder for what was enforced last, and the agent's socket.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/enforcer",
+        global = true,
+        help_heading = COMMON
+    )]
     pub state: PathBuf,
 }
+
+/// Heading, in help texts, of options that several commands have.
+pub(crate) const COMMON: &str = "Common options";
 
 /// Options of `enforcer restore`.
 #[derive(Debug, Args)]

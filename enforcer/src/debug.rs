@@ -28,7 +28,10 @@ use self::{
     screen::Screen,
     sight::{Sight, SightError},
 };
-use crate::{args::Places, kernel::KernelError};
+use crate::{
+    args::{COMMON, Places},
+    kernel::KernelError,
+};
 
 /// Version of the shape of `--output json`: a field is never renamed or removed without a new one.
 const SHAPE: u32 = 1;
@@ -40,7 +43,14 @@ pub struct Debug {
     #[command(flatten)]
     pub places: Places,
     /// Form of the answer.
-    #[arg(long, value_enum, default_value = "text", global = true)]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        value_name = "FORM",
+        global = true,
+        help_heading = COMMON
+    )]
     pub output: Output,
     /// What to say.
     #[command(subcommand)]
@@ -52,7 +62,7 @@ pub struct Debug {
 pub enum Output {
     /// Tables, as wide as the terminal.
     Text,
-    /// One JSON object, or one per line where the answer does not end.
+    /// One JSON object, or one per line where the answer does not end or has many parts.
     Json,
 }
 
@@ -63,16 +73,17 @@ pub enum Question {
     Status(status::Options),
     /// Every API server: how it is reached, whom it admits, what was dropped.
     List,
+    /// One API server: all its frontends, and every range with the object and field it came from.
+    Show(show::Options),
     /// What would become of a connection from SRC to a cluster or an address, and which range of which
     /// object decides that. Asks the programs in force; nothing is counted.
+    #[command(override_usage = explain::USAGE)]
     Explain(explain::Options),
+    /// Denied packets with time, interface, source, destination, cluster and reason.
+    Drops(drops::Options),
     /// What the source as it is now, or a changed manifest, would change, and which recently admitted
     /// sources that would cut. Ends with 3 if it would cut any.
     Diff(diff::Options),
-    /// Denied packets with time, interface, source, destination, cluster and reason.
-    Drops(drops::Options),
-    /// One API server: all its frontends, and every range with the object and field it came from.
-    Show(show::Options),
 }
 
 /// Why there is no answer.
@@ -161,6 +172,10 @@ pub fn run(debug: Debug) -> Result<ExitCode, DebugError> {
             Ok(drops::follow(&Sight::look(&places)?, &options, output)?.code())
         }
         Question::Drops(options) => tell(&drops::view(&Sight::look(&places)?, &options)?, output),
+        Question::Explain(options) if options.questions.is_some() => {
+            let from = options.questions.clone().unwrap_or_default();
+            explain::answer(|| Ok(Sight::look(&places)?), &options, &from, output)
+        }
         Question::Explain(options) => {
             tell(&explain::view(&Sight::look(&places)?, &options)?, output)
         }

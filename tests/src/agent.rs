@@ -132,6 +132,19 @@ impl Installation {
         Ok(agent)
     }
 
+    /// Starts an agent, and kills it when it has kept what it enforces and what it says of itself.
+    pub fn start_and_kill(&self) -> Result<()> {
+        let agent = self.start()?;
+        let end = Instant::now() + CHANGE_LIMIT;
+        while !["snapshot.json", "account.json"].iter().all(|it| self.state.join(it).exists()) {
+            if Instant::now() > end {
+                bail!("the agent keeps nothing in {}", self.state.display());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        agent.kill().map(drop)
+    }
+
     /// Starts an agent without waiting for anything.
     pub fn launch(&self) -> Result<Agent> {
         let open = || OpenOptions::new().create(true).append(true).open(&self.log);

@@ -80,14 +80,32 @@ impl Store {
     }
 
     fn podman_output(&self, arguments: &[&str]) -> Result<Output> {
-        let place = |name: &str| self.folder.join(name);
         let mut command = Command::new("podman");
-        // A driver for every file system, and nothing of systemd, which few test machines run.
-        command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]);
-        command.args(["--events-backend", "file", "--runtime", "runc"]);
-        command.arg("--root").arg(place("root")).arg("--runroot").arg(place("run"));
-        command.arg("--tmpdir").arg(place("tmp")).args(arguments);
+        command.args(self.options()).args(arguments);
         exec::output(command, "", LIMIT)
+    }
+
+    fn options(&self) -> Vec<String> {
+        // A driver for every file system, and nothing of systemd, which few test machines run.
+        let mut options: Vec<String> = [
+            ["--storage-driver", "vfs"],
+            ["--cgroup-manager", "cgroupfs"],
+            ["--events-backend", "file"],
+            ["--runtime", "runc"],
+        ]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+        for (option, folder) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+            options.extend([option.to_owned(), self.folder.join(folder).display().to_string()]);
+        }
+        options
+    }
+
+    /// `podman` with all that makes it use this store, for a shell; paths of tests hold nothing to be quoted.
+    pub fn command_line(&self) -> String {
+        format!("podman {}", self.options().join(" "))
     }
 }
 
@@ -173,6 +191,11 @@ impl Container<'_> {
             self._process = Some(Guard::new(Leftover::Process(pid)));
         }
         Ok(self)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The id of its process, while that runs.

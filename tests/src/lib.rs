@@ -15,7 +15,8 @@
 //!    [`entrances`] opens every other kind of way in, [`gated`] has all that a gated API server may and may not
 //!    connect to. [`manifests`] is the folder that the agent watches, [`yaml`] how objects are written there.
 //! 4. [`agent`] runs the real agent on a node: an [`agent::Installation`] keeps pins and state
-//!    while agents come and go; [`http`] reads its health and metrics.
+//!    while agents come and go; [`http`] reads its health and metrics. A [`scene::Scene`] is what an
+//!    operator asks about.
 //! 5. [`talk`] asks what a client gets: [`talk::connect`] tells answered from refused from silent,
 //!    [`talk::Conversation`] holds a connection open. [`survey`] asks many clients at many frontends
 //!    at once. [`listen`] has the servers on the other side, which count what reached them, and
@@ -75,6 +76,7 @@ pub mod onlooker;
 pub mod packets;
 pub mod pairs;
 pub mod raw;
+pub mod scene;
 pub mod seed;
 mod seen;
 pub mod shapes;

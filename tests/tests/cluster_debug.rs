@@ -3,11 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy takes helpers of tests for other code")]
 
+mod compared;
+
 use std::time::{Duration, Instant};
 
 use enforcer_tests::agent::{Answered, Installation};
 use enforcer_tests::watched::{NAMESPACE, Watched};
 use serde_json::Value;
+
+use compared::compare;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const LISTED: [&str; 2] = ["198.51.100.0/24", "2001:db8:51::/64"];
@@ -40,6 +44,12 @@ fn all_nodes_are_compared_by_their_leases_with_the_rights_of_an_agents_pod() {
         std::thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(ask(&installation).code, Some(0));
+    let (file, namespace) = (kubeconfig.to_str().unwrap(), ["--namespace", NAMESPACE]);
+    let how = [&["status", "--all-nodes", "--kubeconfig", file], &namespace[..]].concat();
+    let text = installation.debug(&how).unwrap();
+    assert_eq!((text.code, text.error.as_str()), (Some(0), ""));
+    compare("all-nodes", &text.text);
+    compare("all-nodes-json", &format!("{:#}", ask(&installation).json().unwrap()));
     let own = installation.debug(&["status", "--output", "json"]).unwrap().json().unwrap();
     let all = ask(&installation).json().unwrap();
     assert_eq!(all["wanted"], own["enforced"]);

@@ -64,8 +64,16 @@ fn exec<'a>(
     kubectl.args(["--namespace", namespace, "exec"]);
     if terminal {
         kubectl.args(["--stdin", "--tty"]);
+    } else if reads_stdin(args) {
+        kubectl.arg("--stdin");
     }
     kubectl.args([pod, "--container", "enforcer", "--", "/enforcer", "debug"]).args(args)
+}
+
+/// Only then is standard input given away: a loop in a shell may need its own.
+fn reads_stdin(args: &[OsString]) -> bool {
+    let pair = |pair: &[OsString]| pair[0] == "--questions" && pair[1] == "-";
+    args.windows(2).any(pair) || args.iter().any(|argument| argument == "--questions=-")
 }
 
 /// The agent's pod on a node.
@@ -94,11 +102,25 @@ mod tests {
         let args = ["explain", "192.0.2.1", "c1", "--output", "json"].map(OsString::from);
         let mut kubectl = Command::new("kubectl");
         let command = exec(&mut kubectl, "enforcer-system", "pod/enforcer-x", false, &args);
+        assert!(!reads_stdin(&args));
         let words: Vec<_> = command.get_args().map(|word| word.to_str().unwrap()).collect();
         assert_eq!(
             words.join(" "),
             "--namespace enforcer-system exec pod/enforcer-x --container enforcer -- /enforcer debug \
              explain 192.0.2.1 c1 --output json"
         );
+    }
+
+    #[test]
+    fn standard_input_is_handed_on_where_questions_come_from_there() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        for (args, reads) in [
+            ("explain --questions - c1", true),
+            ("explain c1 --questions=-", true),
+            ("explain --questions /tmp/questions", false),
+            ("explain 192.0.2.1 c1", false),
+        ] {
+            assert_eq!(reads_stdin(&words(args)), reads, "{args}");
+        }
     }
 }

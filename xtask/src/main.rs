@@ -68,7 +68,7 @@ enum Command {
     /// Measure the data path, beside what users would otherwise run, and the agent at fleet scale;
     /// closes with a table of what is promised (as root, about 10 minutes)
     Bench {
-        /// Which part to measure: all, micro, macro, agent
+        /// Which part to measure: all, micro, pod, macro, told, agent
         #[arg(long, default_value = "all")]
         part: String,
         /// Few rounds and scales: to see that everything runs, not to decide anything

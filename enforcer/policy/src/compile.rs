@@ -171,6 +171,12 @@ pub fn compile(snapshot: &Snapshot) -> (Rules, Vec<Problem>) {
     Compiler::default().compile(snapshot)
 }
 
+/// Frontends that several claim, with all who do: only sources that the lists of all of them admit pass.
+#[must_use]
+pub fn contested(snapshot: &Snapshot) -> BTreeMap<FrontendKey, BTreeSet<ClusterId>> {
+    claims::contested(snapshot, &sources::node_addresses(snapshot))
+}
+
 fn compile_with<'a>(
     snapshot: &'a Snapshot,
     lists: &mut Lists<'a, '_>,

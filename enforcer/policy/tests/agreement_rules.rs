@@ -1,10 +1,14 @@
 //! The compiler's rules, read as plainly as they are written, held against the oracle.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use enforcer_policy::{
-    compile::{Exempt, FrontendKey, Pod, Policy, Rules, compile, revision},
+    compile::{Exempt, FrontendKey, Pod, Policy, Rules, compile, contested, revision},
     generate::{questions, snapshot},
     model::{
         Cluster, ClusterId, ExposeStrategy, Frontend, FrontendAddress, FrontendKind, ListedRange,
@@ -227,4 +231,32 @@ fn clusters_with_equal_lists_share_one_set() {
     let [a, b] = rules.policies.as_slice() else { panic!("{:?}", rules.policies) };
     assert!(Arc::ptr_eq(&a.admitted, &b.admitted));
     assert!(a.own_pods && b.own_pods);
+}
+
+#[test]
+fn contested_frontends_are_those_of_conflicts_and_name_all_claimants() {
+    let met = RefCell::new([0_u32; 2]);
+    let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
+    let tested = TestRunner::new(config).run(&snapshot(), |snapshot| {
+        let contested = contested(&snapshot);
+        let (_, problems) = compile(&snapshot);
+        let conflicts = problems.iter().filter_map(|problem| {
+            let ProblemKind::Conflict { other } = &problem.kind else { return None };
+            Some(other)
+        });
+        let conflicts: BTreeSet<&ClusterId> = conflicts.collect();
+        // A problem is told at one claimant, and names each of the others.
+        for (frontend, claimants) in &contested {
+            prop_assert!(claimants.len() > 1);
+            let told = claimants.iter().filter(|claimant| conflicts.contains(claimant)).count();
+            prop_assert!(told >= claimants.len() - 1, "{frontend:?}: {claimants:?}, {conflicts:?}");
+        }
+        let claimants: BTreeSet<&ClusterId> = contested.values().flatten().collect();
+        prop_assert!(conflicts.is_subset(&claimants), "{conflicts:?}, {contested:?}");
+        met.borrow_mut()[usize::from(!contested.is_empty())] += 1;
+        Ok(())
+    });
+    tested.unwrap();
+    let met = met.into_inner();
+    assert!(met.iter().all(|snapshots| *snapshots >= 20), "{met:?}");
 }

@@ -1,6 +1,6 @@
 //! One log line per change, and one per problem that is new or mended.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use enforcer_policy::changes::Change;
 
@@ -15,7 +15,7 @@ pub(super) fn log(former: &Report, report: &Report) {
             clusters = report.counters.len(),
             frontends = report.frontends,
             interfaces = report.guarded.len() + report.attaching.len(),
-            took = ?report.took,
+            took_ms = milliseconds(report.took),
             changed = report.changes.len(),
             by = by(&report.changes),
             what = some(&report.changes),
@@ -43,6 +43,11 @@ pub(super) fn log(former: &Report, report: &Report) {
             None => tracing::info!("images are applied again"),
         }
     }
+}
+
+/// To the microsecond.
+fn milliseconds(took: Duration) -> f64 {
+    took.as_micros() as f64 / 1e3
 }
 
 /// Changes, or objects, that one log line names.

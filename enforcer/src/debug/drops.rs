@@ -1,28 +1,29 @@
 //! `enforcer debug drops`: denied packets, one line each, as they were or as they come.
 //!
 //! Input: the agent's socket; where no agent runs, the pinned ring, of which each event is read once.
-//! Output: a table; with `--follow` a table that is drawn anew in a terminal, and lines elsewhere.
-//! What the data path suppressed is said with the event that tells it.
+//! Output: a table; what [`follow`] writes where it does not end. What the data path suppressed is said with
+//! the event that tells it.
+
+mod follow;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    io::{self, BufRead as _, BufReader, IsTerminal as _},
+    collections::BTreeMap,
+    io::{self, BufRead as _, BufReader},
     os::unix::net::UnixStream,
-    sync::{Arc, mpsc},
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
 use clap::Args;
 use serde::Serialize;
 
+pub(super) use self::follow::follow;
 use super::{
-    DebugError, Outcome, Output, View, json_line,
+    DebugError, Outcome, View,
     screen::{Screen, Tone, plain, toned},
     sight::{self, Sight, SightError},
-    write,
 };
 use crate::{
-    kernel::{EventRing, Suppressed},
+    kernel::{EventRing, Look, Suppressed},
     observe::{
         drops::{Clock, Dropped, dropped},
         socket::{Question, Told},
@@ -30,16 +31,10 @@ use crate::{
     state::State,
 };
 
-/// Events that a terminal shows while it follows.
-const SHOWN: usize = 20;
-
-/// How often a table is drawn anew, and a ring without an agent looked at.
-const FRAME: Duration = Duration::from_millis(500);
-
 /// Options of `drops`.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Go on until interrupted.
+    /// Go on until interrupted, which ends it with 0; also until nobody reads.
     #[arg(long, short)]
     pub(super) follow: bool,
     /// Only those of this cluster.
@@ -55,15 +50,6 @@ pub(super) struct Drops {
     suppressed_untold: Option<u64>,
     #[serde(skip)]
     caveat: Option<String>,
-}
-
-/// One line of the answer with `--follow`.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Line<'a> {
-    Drop(&'a Dropped),
-    /// Events that this command did not read fast enough.
-    Missed(u64),
 }
 
 /// Answers without `--follow`.
@@ -93,123 +79,17 @@ pub(super) fn events(sight: &Sight) -> Result<Vec<Arc<Dropped>>, DebugError> {
         }
         None => {
             let owners = sight.known()?.owners();
-            left(&mut EventRing::open(&sight.places.bpffs)?, &owners)
+            left(&mut ring(sight)?, &owners)
         }
     })
 }
 
-/// Answers until interrupted, or until nobody reads any more.
-pub(super) fn follow(
-    sight: &Sight,
-    options: &Options,
-    output: Output,
-) -> Result<Outcome, DebugError> {
-    let (sender, receiver) = mpsc::channel();
-    match ask(sight, true)? {
-        Some(stream) => {
-            stream.set_read_timeout(None).map_err(|error| failed(sight, error))?;
-            let lines = lines(sight, stream);
-            std::thread::spawn(move || lines.into_iter().try_for_each(|told| sender.send(told)));
-        }
-        None => {
-            let mut ring = EventRing::open(&sight.places.bpffs)?;
-            let owners = sight.known()?.owners();
-            std::thread::spawn(move || {
-                loop {
-                    for dropped in left(&mut ring, &owners) {
-                        if sender.send(Ok(Told::Drop(dropped))).is_err() {
-                            return;
-                        }
-                    }
-                    std::thread::sleep(FRAME);
-                }
-            });
-        }
+/// The kernel's ring; where there are no maps at all, that is said.
+fn ring(sight: &Sight) -> Result<EventRing, DebugError> {
+    if sight.kernel.is_err() {
+        Look::open(&sight.places.bpffs)?;
     }
-    let mut shown = Shown::new(output);
-    loop {
-        match receiver.recv_timeout(FRAME) {
-            Ok(told) => {
-                if !shown.take(told?, options)? {
-                    return Ok(Outcome::Fine);
-                }
-            }
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                return Err(failed(sight, io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-        if !shown.draw()? {
-            return Ok(Outcome::Fine);
-        }
-    }
-}
-
-/// What a follower has seen so far.
-struct Shown {
-    output: Output,
-    /// Where a table is drawn anew; `None` where lines are written.
-    screen: Option<Screen>,
-    last: VecDeque<Arc<Dropped>>,
-    events: u64,
-    suppressed: u64,
-    missed: u64,
-    drawn: Option<Instant>,
-}
-
-impl Shown {
-    fn new(output: Output) -> Self {
-        let is_drawn = output == Output::Text && io::stdout().is_terminal();
-        let (last, drawn) = (VecDeque::new(), None);
-        let screen = is_drawn.then(Screen::of_stdout);
-        Self { output, screen, last, events: 0, suppressed: 0, missed: 0, drawn }
-    }
-
-    /// Says whether anybody still reads.
-    fn take(&mut self, told: Told, options: &Options) -> Result<bool, DebugError> {
-        let line = match told {
-            Told::Kept => return Ok(true),
-            Told::Missed(missed) => {
-                self.missed += missed;
-                match self.output {
-                    Output::Text => format!("{missed} events were missed\n"),
-                    Output::Json => json_line(&Line::Missed(missed))?,
-                }
-            }
-            Told::Drop(dropped) if !is_meant(&dropped, options) => return Ok(true),
-            Told::Drop(dropped) => {
-                self.events += 1;
-                self.suppressed += dropped.suppressed;
-                let line = match self.output {
-                    Output::Text => line(&dropped),
-                    Output::Json => json_line(&Line::Drop(&dropped))?,
-                };
-                if self.last.len() == SHOWN {
-                    self.last.pop_front();
-                }
-                self.last.push_back(dropped);
-                line
-            }
-        };
-        if self.screen.is_some() { Ok(true) } else { write(&line) }
-    }
-
-    /// Draws the table anew where it is time to. Says whether anybody still reads.
-    fn draw(&mut self) -> Result<bool, DebugError> {
-        let Some(screen) = &self.screen else { return Ok(true) };
-        if self.drawn.is_some_and(|drawn| drawn.elapsed() < FRAME) {
-            return Ok(true);
-        }
-        self.drawn = Some(Instant::now());
-        // Home, and everything below is cleared.
-        let mut text = "\u{1b}[H\u{1b}[J".to_owned();
-        text.push_str(&table(screen, self.last.iter()));
-        text.push_str(&format!("\n{}\n", sum(self.events, self.suppressed)));
-        if self.missed > 0 {
-            text.push_str(&format!("{} events were missed\n", self.missed));
-        }
-        write(&text)
-    }
+    Ok(EventRing::open(&sight.places.bpffs)?)
 }
 
 fn ask(sight: &Sight, follow: bool) -> Result<Option<UnixStream>, SightError> {
@@ -246,26 +126,15 @@ fn is_meant(dropped: &Dropped, options: &Options) -> bool {
     options.cluster.is_none() || options.cluster == dropped.cluster
 }
 
-fn line(dropped: &Dropped) -> String {
-    let Dropped {
-        at, interface, protocol, cluster, direction, reason, audited, suppressed, ..
-    } = dropped;
-    let (from, to) = (dropped.from(), dropped.to());
-    let cluster = cluster.as_deref().unwrap_or("-");
-    let fate = if *audited { "would be denied" } else { "denied" };
-    let mut line = format!(
-        "{at} {interface} {direction} {from} -> {to}/{protocol} cluster {cluster} {fate} {reason}"
-    );
-    if *suppressed > 0 {
-        line.push_str(&format!(" (and {suppressed} before it that are not shown)"));
-    }
-    line.push('\n');
-    line
-}
+/// Columns of a terminal below which source and destination stand below each other.
+const WIDE: u16 = 110;
 
-fn table<'a>(screen: &Screen, drops: impl Iterator<Item = &'a Arc<Dropped>>) -> String {
-    let header = ["TIME", "INTERFACE", "SOURCE", "DESTINATION", "CLUSTER", "REASON", "NOT SHOWN"];
-    let rows = drops.map(|dropped| {
+fn table<'a>(
+    screen: &Screen,
+    drops: impl Iterator<Item = &'a Arc<Dropped>>,
+    time: fn(&str) -> &str,
+) -> String {
+    let cells = |dropped: &Dropped| {
         let reason = match dropped.audited {
             true => toned(format!("{} (audit: passed)", dropped.reason), Tone::Worth),
             false => toned(dropped.reason.clone(), Tone::Bad),
@@ -274,15 +143,25 @@ fn table<'a>(screen: &Screen, drops: impl Iterator<Item = &'a Arc<Dropped>>) -> 
             0 => String::new(),
             number => number.to_string(),
         };
-        [
-            plain(dropped.at.clone()),
-            plain(dropped.interface.clone()),
-            plain(dropped.from()),
-            plain(format!("{}/{}", dropped.to(), dropped.protocol)),
-            plain(dropped.cluster.clone().unwrap_or_else(|| "-".to_owned())),
-            reason,
+        (
+            [plain(time(&dropped.at)), plain(dropped.interface.clone())],
+            [dropped.from(), format!("{}/{}", dropped.to(), dropped.protocol)],
+            [plain(dropped.cluster.clone().unwrap_or_else(|| "-".to_owned())), reason],
             plain(suppressed),
-        ]
+        )
+    };
+    if screen.is_narrower_than(WIDE) {
+        let header = ["TIME", "INTERFACE", "CONNECTION", "CLUSTER", "REASON", "NOT SHOWN"];
+        let rows = drops.map(|dropped| {
+            let ([time, interface], [from, to], [cluster, reason], suppressed) = cells(dropped);
+            [time, interface, plain(format!("{from}\n-> {to}")), cluster, reason, suppressed]
+        });
+        return screen.table(header, rows);
+    }
+    let header = ["TIME", "INTERFACE", "SOURCE", "DESTINATION", "CLUSTER", "REASON", "NOT SHOWN"];
+    let rows = drops.map(|dropped| {
+        let ([time, interface], [from, to], [cluster, reason], suppressed) = cells(dropped);
+        [time, interface, plain(from), plain(to), cluster, reason, suppressed]
     });
     screen.table(header, rows)
 }
@@ -296,7 +175,7 @@ impl View for Drops {
 
     fn text(&self, screen: &Screen) -> String {
         let Self { drops, suppressed_untold, caveat } = self;
-        let mut text = table(screen, drops.iter());
+        let mut text = table(screen, drops.iter(), |at| at);
         if !drops.is_empty() {
             text.push('\n');
         }

@@ -6,26 +6,30 @@
 
 mod because;
 mod egress;
+mod questions;
+mod said;
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
 };
 
 use clap::Args;
-use enforcer_ebpf::{abi::Explained, verdict::Reason};
 use enforcer_policy::{
     model::{Cluster, ClusterId, Frontend, FrontendAddress, Protocol, Side, Snapshot},
     oracle::{self, Answer, Segment},
     plan::Hook,
 };
-use serde::Serialize;
 
-use self::because::Words;
+use self::{
+    because::Words,
+    said::{Said, outcome, reason, verdict},
+};
+pub(super) use self::{questions::answer, said::Explanation};
 use super::{
-    DebugError, Outcome, View,
-    screen::{Screen, Tone, plain, toned},
-    show,
+    DebugError, show,
     sight::{Known, Sight},
     words::{self, FrontendWords},
 };
@@ -37,21 +41,35 @@ use crate::{
 /// A source port that no server has.
 const SOURCE_PORT: u16 = 55_555;
 
+/// How it is written.
+pub(super) const USAGE: &str = "enforcer debug explain [OPTIONS] <SRC> <CLUSTER|ADDR:PORT>\n       \
+                                enforcer debug explain [OPTIONS] --questions <FILE> [CLUSTER|ADDR:PORT]";
+
 /// Options of `explain`.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Who asks: an address. With --egress the cluster whose API server asks, or its pod's address.
-    #[arg(value_name = "SRC")]
-    source: String,
+    /// With --questions, instead: the target of lines that name none.
+    #[arg(value_name = "SRC", required_unless_present = "questions")]
+    source: Option<String>,
     /// Where to: a cluster, ADDRESS:PORT, or ADDRESS:PORT/udp.
-    #[arg(value_name = "CLUSTER|ADDR:PORT")]
-    target: String,
+    #[arg(
+        value_name = "CLUSTER|ADDR:PORT",
+        required_unless_present = "questions",
+        conflicts_with = "questions"
+    )]
+    target: Option<String>,
+    /// Many questions at once, from a file or, with `-`, from standard input: a line `SRC TARGET` for each;
+    /// empty lines and what follows a # are left out. With --output json a line for each. Ends with 1 if
+    /// any has no answer, else as a single question with all these verdicts.
+    #[arg(long, value_name = "FILE")]
+    pub(super) questions: Option<PathBuf>,
     /// A connection that an API server opens, instead of one to it.
     #[arg(long)]
     egress: bool,
     /// Where the packet comes in: `uplink`, or `pod` for one of this node's pods. Else where such a source
     /// would.
-    #[arg(long, value_name = "SIDE", value_parser = side)]
+    #[arg(long, value_name = "SIDE", value_parser = side, conflicts_with = "egress")]
     side: Option<Side>,
 }
 
@@ -86,46 +104,26 @@ pub enum ExplainError {
     /// No pod is meant.
     #[error("{0} is neither a cluster with an API server pod on this node nor the address of one")]
     NoPod(String),
-}
-
-/// The answer.
-#[derive(Debug, Serialize)]
-pub(super) struct Explanation {
-    source: String,
-    target: String,
-    /// `ingress`: to an API server; `egress`: from one.
-    direction: &'static str,
-    /// `uplink` or `pod`.
-    side: &'static str,
-    /// Whether an image is in force, and the programs hang on an interface of this side.
-    is_in_force: bool,
-    verdicts: Vec<Said>,
-    #[serde(skip)]
-    caveat: Option<String>,
-}
-
-/// What becomes of one connection.
-#[derive(Debug, Serialize)]
-struct Said {
-    /// `null` where the target is no frontend.
-    frontend: Option<FrontendWords>,
-    cluster: Option<String>,
-    source: String,
-    destination: String,
-    protocol: &'static str,
-    /// `allowed`; `handshake`: it can be opened, but not used; `denied`; `would-deny`: passes, since it is
-    /// only audited; `unguarded`: nothing restricts it.
-    verdict: &'static str,
-    /// The reason as it is counted.
-    reason: &'static str,
-    /// The range, or address, that decides.
-    range: Option<String>,
-    /// The object that it comes from, or the option.
-    object: Option<String>,
-    /// The field.
-    field: Option<String>,
-    /// In words.
-    why: String,
+    /// The questions are not to be had.
+    #[error("cannot read questions from {path}")]
+    Questions {
+        /// As asked.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing is asked.
+    #[error("there are no questions in {0}")]
+    NoQuestions(PathBuf),
+    /// A line with too few or too many words.
+    #[error(
+        "not a question; write a source and a target, or name the target of all on the command line"
+    )]
+    Line,
+    /// Policy changes faster than this can ask.
+    #[error("what is in force changed while this was asked; ask again")]
+    Changed,
 }
 
 fn side(text: &str) -> Result<Side, &'static str> {
@@ -138,35 +136,13 @@ fn side(text: &str) -> Result<Side, &'static str> {
 
 /// Answers.
 pub(super) fn view(sight: &Sight, options: &Options) -> Result<Explanation, DebugError> {
-    if options.source == "-" || options.target == "-" {
+    let source = options.source.as_deref().unwrap_or_default();
+    let target = options.target.as_deref().unwrap_or_default();
+    if source == "-" || target == "-" {
         return Err(ExplainError::Arrow.into());
     }
     let known = sight.known()?;
-    if sight.kernel.is_err() {
-        // Says what is wrong.
-        Look::open(&sight.places.bpffs)?;
-    }
-    let asker = Asker {
-        known: &known,
-        dry_run: DryRun::open(&sight.places.bpffs)?,
-        is_of_snapshot: sight.snapshot_is_in_force(),
-    };
-    let (side, verdicts) = if options.egress {
-        (Side::Pod, asker.egress(&options.source, &options.target)?)
-    } else {
-        let source = address(&options.source)?;
-        let side = options.side.unwrap_or_else(|| usual_side(known.snapshot, source));
-        (side, asker.ingress(source, side, &options.target)?)
-    };
-    Ok(Explanation {
-        source: options.source.clone(),
-        target: options.target.clone(),
-        direction: if options.egress { "egress" } else { "ingress" },
-        side: side_name(side),
-        is_in_force: sight.image.is_some() && is_attached(sight)?,
-        verdicts,
-        caveat: sight.caveat(),
-    })
+    Asker::of(sight, &known)?.explain(source, target, options)
 }
 
 /// Whether any program hangs on any interface here.
@@ -216,16 +192,66 @@ struct Asker<'a> {
     dry_run: DryRun,
     /// Whether the kernel enforces what the snapshot says.
     is_of_snapshot: bool,
+    /// Whether there is an image, and programs that look into it.
+    is_in_force: bool,
+    caveat: Option<String>,
 }
 
-impl Asker<'_> {
+/// What is asked: in whose words an answer is told that two programs agree on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// To an API server.
+    Ingress,
+    /// From one.
+    Egress,
+}
+
+impl<'a> Asker<'a> {
+    fn of(sight: &Sight, known: &'a Known<'a>) -> Result<Self, DebugError> {
+        if sight.kernel.is_err() {
+            // Says what is wrong.
+            Look::open(&sight.places.bpffs)?;
+        }
+        Ok(Self {
+            known,
+            dry_run: DryRun::open(&sight.places.bpffs)?,
+            is_of_snapshot: sight.snapshot_is_in_force(),
+            is_in_force: sight.image.is_some() && is_attached(sight)?,
+            caveat: sight.caveat(),
+        })
+    }
+
+    fn explain(
+        &self,
+        source: &str,
+        target: &str,
+        options: &Options,
+    ) -> Result<Explanation, DebugError> {
+        let (side, verdicts) = if options.egress {
+            (Side::Pod, self.egress(source, target)?)
+        } else {
+            let source = address(source)?;
+            let side = options.side.unwrap_or_else(|| usual_side(self.known.snapshot, source));
+            (side, self.ingress(source, side, target)?)
+        };
+        Ok(Explanation {
+            source: source.to_owned(),
+            target: target.to_owned(),
+            direction: if options.egress { "egress" } else { "ingress" },
+            side: side_name(side),
+            is_in_force: self.is_in_force,
+            verdicts,
+            caveat: self.caveat.clone(),
+        })
+    }
+
     fn ingress(&self, source: IpAddr, side: Side, target: &str) -> Result<Vec<Said>, DebugError> {
         if let Some((to, protocol)) = place(target) {
             if to.is_ipv4() != source.is_ipv4() {
                 let (source_address, target) = (source, to);
                 return Err(ExplainError::Families { source_address, target }.into());
             }
-            return Ok(vec![self.enters(source, side, to, protocol, None)?]);
+            return Ok(vec![self.arrives(source, side, to, protocol, None)?]);
         }
         let cluster = self.cluster(target)?;
         let mut verdicts = Vec::new();
@@ -237,9 +263,24 @@ impl Asker<'_> {
                 FrontendAddress::Address { address, port } => Some(SocketAddr::new(address, port)),
             };
             let Some(to) = to.filter(|to| to.is_ipv4() == source.is_ipv4()) else { continue };
-            verdicts.push(self.enters(source, side, to, frontend.protocol, Some(frontend))?);
+            verdicts.push(self.arrives(source, side, to, frontend.protocol, Some(frontend))?);
         }
         Ok(verdicts)
+    }
+
+    /// What becomes of a connection to a frontend; a gated pod's own policy is asked first.
+    fn arrives(
+        &self,
+        source: IpAddr,
+        side: Side,
+        to: SocketAddr,
+        protocol: Protocol,
+        frontend: Option<&Frontend>,
+    ) -> Result<Said, DebugError> {
+        match self.gated(source).filter(|_| side == Side::Pod) {
+            Some(pod) => self.leaves_and_enters(&pod, to, protocol, frontend, Direction::Ingress),
+            None => self.enters(source, side, to, protocol, frontend),
+        }
     }
 
     fn cluster(&self, target: &str) -> Result<&Cluster, DebugError> {
@@ -340,65 +381,6 @@ impl Asker<'_> {
         let mut clusters = self.known.snapshot.clusters.values();
         let owner = clusters.find(|cluster| cluster.frontends.contains(frontend));
         owner.map(|cluster| cluster.id.to_string())
-    }
-}
-
-fn reason(explained: Explained) -> &'static str {
-    let known = Reason::ALL.into_iter().find(|reason| *reason as u32 == explained.reason);
-    known.map_or("unknown", Reason::name)
-}
-
-fn verdict(explained: Explained) -> &'static str {
-    match (explained.drops, explained.audited) {
-        (true, true) => "would-deny",
-        (true, false) => "denied",
-        (false, _) if explained.reason == Reason::Unguarded as u32 => "unguarded",
-        (false, _) => "allowed",
-    }
-}
-
-impl View for Explanation {
-    const COMMAND: &'static str = "explain";
-
-    fn text(&self, screen: &Screen) -> String {
-        let Self { source, target, direction, side, is_in_force, verdicts, caveat } = self;
-        let mut text = screen.title(&format!("{source} -> {target} ({direction}, {side})"));
-        let rows = verdicts.iter().map(|it| {
-            let tone = match it.verdict {
-                "allowed" => Tone::Good,
-                "denied" => Tone::Bad,
-                _ => Tone::Worth,
-            };
-            let kind = it.frontend.as_ref().map_or("-", |frontend| frontend.kind);
-            [
-                plain(format!("{}/{}", it.destination, it.protocol)),
-                plain(kind),
-                toned(it.verdict, tone),
-                plain(it.reason),
-                plain(it.why.clone()),
-            ]
-        });
-        text.push_str(&screen.table(["DESTINATION", "FRONTEND", "VERDICT", "REASON", "WHY"], rows));
-        if verdicts.is_empty() {
-            text.push_str("no frontend of this cluster is of the source's family\n");
-        }
-        if !is_in_force {
-            text.push_str("\nno program hangs on any interface here: nothing is enforced\n");
-        }
-        if let Some(caveat) = caveat {
-            text.push_str(&format!("\n{caveat}\n"));
-        }
-        text
-    }
-
-    fn outcome(&self) -> Outcome {
-        let any = |wanted: &str| self.verdicts.iter().any(|said| said.verdict == wanted);
-        match () {
-            () if !self.is_in_force => Outcome::NotEnforced,
-            () if any("denied") || any("handshake") => Outcome::Denied,
-            () if any("would-deny") => Outcome::NotEnforced,
-            () => Outcome::Fine,
-        }
     }
 }
 

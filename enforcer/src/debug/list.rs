@@ -1,10 +1,13 @@
 //! `enforcer debug list`: every API server of the seed, one line each.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use enforcer_policy::{
     image::Counted,
-    model::{ClusterId, Mode},
+    model::{ClusterId, Frontend, Mode},
 };
 use serde::Serialize;
 
@@ -57,6 +60,10 @@ struct Frontends {
     all: usize,
     /// Those that a list restricts.
     guarded: usize,
+    /// Those that others claim too, where only what all their lists admit passes.
+    contested: usize,
+    /// Who does.
+    contested_by: BTreeSet<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,23 +119,20 @@ pub(super) fn view(sight: &Sight) -> Result<List, DebugError> {
 fn listed(known: &Known<'_>, id: &ClusterId) -> Result<Listed, DebugError> {
     let snapshot = known.snapshot;
     let cluster = &snapshot.clusters[id];
-    let is_guarded = |frontend: &&enforcer_policy::model::Frontend| {
-        known.rules.frontends.contains_key(&(frontend.protocol, frontend.at))
-    };
-    let guarded = cluster.frontends.iter().filter(is_guarded).count();
+    let is_guarded = |frontend: &&Frontend| is_guarded(known, frontend);
     let mut origins = BTreeMap::new();
     for frontend in cluster.frontends.iter().filter(is_guarded) {
         for list in enforcer_policy::oracle::lists(snapshot, cluster, frontend) {
             origins.insert(&list.origin, list.ranges.len());
         }
     }
+    let frontends = Frontends::of(known, &cluster.frontends, id);
     Ok(Listed {
         cluster: id.to_string(),
         namespace: Some(cluster.namespace.clone()),
         strategy: Some(words::strategy(cluster.strategy)),
         mode: words::mode(words::mode_of(snapshot, cluster)),
-        frontends: Frontends { all: cluster.frontends.len(), guarded },
-        ranges: (guarded > 0).then(|| origins.values().sum()),
+        ranges: (frontends.guarded > 0).then(|| origins.values().sum()),
         egress: Egress {
             gate: cluster.egress.is_some(),
             peers: cluster.egress.as_ref().map_or(0, |egress| egress.peers.len()),
@@ -139,7 +143,30 @@ fn listed(known: &Known<'_>, id: &ClusterId) -> Result<Listed, DebugError> {
         },
         packets: known.counters(&Counted::ingress(id.clone()))?.map(Packets::of),
         recent_drops: None,
+        frontends,
     })
+}
+
+fn is_guarded(known: &Known<'_>, frontend: &Frontend) -> bool {
+    known.rules.frontends.contains_key(&(frontend.protocol, frontend.at))
+}
+
+impl Frontends {
+    fn of<'a>(
+        known: &Known<'_>,
+        frontends: impl IntoIterator<Item = &'a Frontend>,
+        claimant: &ClusterId,
+    ) -> Self {
+        let mut counted = Self { all: 0, guarded: 0, contested: 0, contested_by: BTreeSet::new() };
+        for frontend in frontends {
+            let rivals = known.rivals(frontend, claimant);
+            counted.all += 1;
+            counted.guarded += usize::from(is_guarded(known, frontend));
+            counted.contested += usize::from(!rivals.is_empty());
+            counted.contested_by.extend(rivals);
+        }
+        counted
+    }
 }
 
 /// The shared proxy's ports that lead to no single cluster.
@@ -147,21 +174,18 @@ fn shared_proxy(known: &Known<'_>) -> Result<Option<Listed>, DebugError> {
     let frontends = &known.snapshot.shared_proxy;
     let Some(first) = frontends.first() else { return Ok(None) };
     let id = first.shared_claimant();
-    let is_guarded = |frontend: &&enforcer_policy::model::Frontend| {
-        known.rules.frontends.contains_key(&(frontend.protocol, frontend.at))
-    };
-    let guarded = frontends.iter().filter(is_guarded).count();
+    let counted = Frontends::of(known, frontends, &id);
     let ranges = known.snapshot.seed.iter().flat_map(|seed| &seed.load_balancer_ranges);
     Ok(Some(Listed {
         cluster: id.to_string(),
         namespace: Some(first.service.namespace.clone()),
         strategy: None,
         mode: words::mode(known.snapshot.options.mode),
-        frontends: Frontends { all: frontends.len(), guarded },
-        ranges: (guarded > 0).then(|| ranges.map(|list| list.ranges.len()).sum()),
+        ranges: (counted.guarded > 0).then(|| ranges.map(|list| list.ranges.len()).sum()),
         egress: Egress { gate: false, peers: 0, packets: None },
         packets: known.counters(&Counted::ingress(id))?.map(Packets::of),
         recent_drops: None,
+        frontends: counted,
     }))
 }
 
@@ -235,7 +259,17 @@ impl View for List {
             "RECENT EVENTS",
         ];
         let rows = clusters.iter().map(|it| {
-            let Frontends { all, guarded } = it.frontends;
+            let Frontends { all, guarded, contested, contested_by } = &it.frontends;
+            let others: Vec<&str> = contested_by.iter().map(String::as_str).collect();
+            let frontends = match contested {
+                0 => plain(format!("{guarded} of {all} guarded")),
+                _ => {
+                    let others = others.join(", ");
+                    let text =
+                        format!("{guarded} of {all} guarded, {contested} claimed by {others} too");
+                    toned(text, Tone::Worth)
+                }
+            };
             let packets = |of: fn(&Packets) -> u64| {
                 it.packets
                     .as_ref()
@@ -252,7 +286,7 @@ impl View for List {
                 plain(it.cluster.clone()),
                 plain(it.strategy.unwrap_or("shared proxy")),
                 toned(it.mode, if audits { Tone::Worth } else { Tone::Plain }),
-                plain(format!("{guarded} of {all} guarded")),
+                frontends,
                 match it.ranges {
                     Some(ranges) => plain(ranges.to_string()),
                     None => toned("everybody", Tone::Worth),

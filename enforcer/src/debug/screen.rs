@@ -12,6 +12,8 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 pub(super) struct Screen {
     /// Columns; `None` where it does not matter.
     width: Option<u16>,
+    /// Lines; `None` where it does not matter.
+    height: Option<u16>,
     colour: bool,
 }
 
@@ -25,13 +27,29 @@ pub(super) enum Tone {
 }
 
 impl Screen {
-    /// Standard output.
+    /// Standard output, as it is now: a terminal may have another size a moment later.
     pub(super) fn of_stdout() -> Self {
-        if !std::io::stdout().is_terminal() {
-            return Self { width: None, colour: false };
+        if !Self::is_terminal() {
+            return Self { width: None, height: None, colour: false };
         }
         let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { width: Table::new().width(), colour }
+        let (width, height) = size().unzip();
+        Self { width, height, colour }
+    }
+
+    /// Whether standard output is a terminal.
+    pub(super) fn is_terminal() -> bool {
+        std::io::stdout().is_terminal()
+    }
+
+    /// Whether it is a terminal with fewer columns.
+    pub(super) fn is_narrower_than(&self, columns: u16) -> bool {
+        self.width.is_some_and(|width| width < columns)
+    }
+
+    /// Lines that are seen at once.
+    pub(super) fn height(&self) -> usize {
+        self.height.map_or(usize::MAX, usize::from)
     }
 
     /// A line above a table.
@@ -85,6 +103,15 @@ impl Screen {
     }
 }
 
+/// Columns and lines of the terminal; `None` where it does not know, as the first moment of one that
+/// `kubectl exec` makes.
+fn size() -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the call writes a `winsize`, which lives until it returns.
+    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
+}
+
 /// A cell without a tone.
 pub(super) fn plain(text: impl Into<String>) -> (String, Tone) {
     (text.into(), Tone::Plain)
@@ -108,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_pipe_gets_whole_lines_without_escape_sequences() {
-        let text = Screen { width: None, colour: false }.table(["CLUSTER", "TEXT"], rows());
+        let text =
+            Screen { width: None, height: None, colour: false }.table(["CLUSTER", "TEXT"], rows());
         assert_eq!(
             text,
             "CLUSTER  TEXT\nc1       a long text that does not fit into a narrow terminal\nc2\n"
@@ -117,16 +145,21 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_lines_of_its_width_and_colours() {
-        let text = Screen { width: Some(30), colour: true }.table(["CLUSTER", "TEXT"], rows());
+        let text = Screen { width: Some(30), height: None, colour: true }
+            .table(["CLUSTER", "TEXT"], rows());
         assert!(text.lines().count() > 3, "{text}");
         assert!(text.contains("\u{1b}["), "{text:?}");
-        let plain = Screen { width: Some(30), colour: false }.table(["CLUSTER", "TEXT"], rows());
+        let plain = Screen { width: Some(30), height: None, colour: false }
+            .table(["CLUSTER", "TEXT"], rows());
         assert!(plain.lines().all(|line| line.chars().count() <= 30), "{plain}");
     }
 
     #[test]
     fn a_table_without_rows_is_nothing() {
         let none: [[(String, Tone); 1]; 0] = [];
-        assert_eq!(Screen { width: None, colour: false }.table(["CLUSTER"], none), "");
+        assert_eq!(
+            Screen { width: None, height: None, colour: false }.table(["CLUSTER"], none),
+            ""
+        );
     }
 }

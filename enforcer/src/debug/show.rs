@@ -47,7 +47,7 @@ struct Frontend {
     words: FrontendWords,
     /// Whether a list restricts it; else everybody is admitted.
     is_guarded: bool,
-    /// Other clusters that claim it: only what all their lists admit passes.
+    /// Who else claims it, other clusters or the shared proxy: only what all their lists admit passes.
     shared_with: Vec<String>,
 }
 
@@ -115,20 +115,13 @@ pub(super) fn find<'a>(known: &Known<'a>, id: &ClusterId) -> Result<&'a Cluster,
 }
 
 fn frontends(known: &Known<'_>, cluster: &Cluster) -> Vec<Frontend> {
-    let others = |at: &enforcer_policy::model::Frontend| {
-        let others = known.snapshot.clusters.values().filter(|other| other.id != cluster.id);
-        let claims = others.filter(|other| {
-            other.frontends.iter().any(|it| it.protocol == at.protocol && it.at == at.at)
-        });
-        claims.map(|other| other.id.to_string()).collect()
-    };
     let mut frontends: Vec<Frontend> = cluster
         .frontends
         .iter()
         .map(|frontend| Frontend {
             words: FrontendWords::of(frontend),
             is_guarded: known.rules.frontends.contains_key(&(frontend.protocol, frontend.at)),
-            shared_with: others(frontend),
+            shared_with: known.rivals(frontend, &cluster.id),
         })
         .collect();
     frontends.sort();
@@ -244,12 +237,12 @@ impl View for Show {
         text.push_str(&facts.map(|[(name, _), (value, _)]| format!("{name}  {value}\n")).concat());
         let rows = frontends.iter().map(|it| {
             let FrontendWords { kind, protocol, address, port, service, port_name } = &it.words;
-            let address = address.clone().unwrap_or_else(|| "any of a node".to_owned());
+            let address = address.clone().unwrap_or_else(|| words::ANY_OF_A_NODE.to_owned());
             let admits = match (it.is_guarded, it.shared_with.as_slice()) {
                 (false, _) => toned("everybody", Tone::Worth),
                 (true, []) => toned("the ranges", Tone::Good),
                 (true, others) => {
-                    toned(format!("what {} admits too", others.join(", ")), Tone::Worth)
+                    toned(format!("what {} admits too", others.join(" and ")), Tone::Worth)
                 }
             };
             let port = format!("{port}/{protocol}");

@@ -4,7 +4,7 @@
 //! what it kept; that no agent runs is no error, since the kernel enforces without one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -12,9 +12,9 @@ use std::{
 };
 
 use enforcer_policy::{
-    compile::{Rules, compile, revision},
+    compile::{FrontendKey, Rules, compile, contested, revision},
     image::{Counted, Image, counter_owners},
-    model::{Frontend, Snapshot},
+    model::{ClusterId, Frontend, Snapshot},
 };
 use serde::de::DeserializeOwned;
 
@@ -117,6 +117,7 @@ impl Sight {
         Ok(Known {
             snapshot,
             rules,
+            contested: contested(snapshot),
             counters: self.kernel.as_ref().ok().map(Look::counters),
             slots: slots.map(|(owner, slot)| (*owner, slot)).collect(),
         })
@@ -159,6 +160,8 @@ impl Sight {
 pub(super) struct Known<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) rules: Rules,
+    /// Frontends that several claim, with all who do.
+    pub(super) contested: BTreeMap<FrontendKey, BTreeSet<ClusterId>>,
     counters: Option<&'a CounterTable>,
     /// Counter slots by [`Counted::word`].
     slots: BTreeMap<u64, u32>,
@@ -174,6 +177,13 @@ impl Known<'_> {
             Some((*self.slots.get(&counted.word())?, counted.cluster.to_string()))
         };
         of_cluster.filter_map(slot).collect()
+    }
+
+    /// Who else claims a frontend.
+    pub(super) fn rivals(&self, frontend: &Frontend, of: &ClusterId) -> Vec<String> {
+        let claimants = self.contested.get(&(frontend.protocol, frontend.at));
+        let rivals = claimants.into_iter().flatten().filter(|claimant| *claimant != of);
+        rivals.map(ToString::to_string).collect()
     }
 
     /// Counters of a cluster in one direction; zeroes where it has none, `None` where they cannot be

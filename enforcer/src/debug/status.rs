@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 use enforcer_policy::{
+    compile::contested,
+    model::Snapshot,
     plan::Hook,
     problem::{Problem, ProblemKind},
 };
@@ -58,6 +60,8 @@ pub(super) struct Status {
     not_enforced: Vec<String>,
     interfaces: Vec<Interface>,
     fill: Vec<Filled>,
+    /// Frontends that several clusters claim: only sources that all their lists admit pass.
+    contested: Vec<Contested>,
     problems: Vec<Told>,
     /// What recent traffic gives away.
     observed: Vec<Told>,
@@ -116,6 +120,16 @@ struct Filled {
 }
 
 #[derive(Debug, Serialize)]
+struct Contested {
+    protocol: &'static str,
+    /// `null` for a nodePort: any address of a node.
+    address: Option<String>,
+    port: u16,
+    /// Clusters; namespace and name of its Service for the shared proxy.
+    claimed_by: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
 struct Told {
     cluster: Option<String>,
     object: String,
@@ -170,6 +184,7 @@ pub(super) fn view(sight: &Sight, options: &Options) -> Result<Status, DebugErro
         not_enforced,
         interfaces,
         fill: sight.image.iter().flat_map(fill).map(Filled::of).collect(),
+        contested: sight.snapshot.iter().flat_map(Contested::all).collect(),
         problems: account.iter().flat_map(|it| &it.problems).map(Told::of).collect(),
         observed: account.iter().flat_map(|it| &it.observed).map(Told::of).collect(),
         ready_to_enforce: match options.ready_to_enforce {
@@ -282,6 +297,20 @@ impl Filled {
     }
 }
 
+impl Contested {
+    fn all(snapshot: &Snapshot) -> impl Iterator<Item = Self> {
+        contested(snapshot).into_iter().map(|((protocol, at), claimants)| {
+            let (address, port) = words::address(at);
+            Self {
+                protocol: words::protocol(protocol),
+                address,
+                port,
+                claimed_by: claimants.iter().map(ToString::to_string).collect(),
+            }
+        })
+    }
+}
+
 impl Told {
     fn of(problem: &Problem) -> Self {
         Self {
@@ -311,6 +340,7 @@ impl View for Status {
             not_enforced,
             interfaces,
             fill,
+            contested,
             problems,
             observed,
             ready_to_enforce,
@@ -377,6 +407,14 @@ impl View for Status {
         });
         text.push('\n');
         text.push_str(&screen.table(["MAP", "ENTRIES", "FULL"], rows));
+        let rows = contested.iter().map(|it| {
+            let Contested { protocol, address, port, claimed_by } = it;
+            let address = address.clone().unwrap_or_else(|| words::ANY_OF_A_NODE.to_owned());
+            let claimants = toned(claimed_by.join(", "), Tone::Worth);
+            [plain(address), plain(format!("{port}/{protocol}")), claimants]
+        });
+        text.push('\n');
+        text.push_str(&screen.table(["CONTESTED ADDRESS", "PORT", "CLAIMED BY"], rows));
         let rows = problems.iter().map(|problem| {
             let cluster = problem.cluster.clone().unwrap_or_else(|| "-".to_owned());
             [plain(cluster), toned(problem.text.clone(), Tone::Worth)]

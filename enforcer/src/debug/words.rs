@@ -21,10 +21,7 @@ pub(super) struct FrontendWords {
 impl FrontendWords {
     pub(super) fn of(frontend: &Frontend) -> Self {
         let Frontend { protocol, at, kind, service, port_name } = frontend;
-        let (address, port) = match at {
-            FrontendAddress::Node { port } => (None, *port),
-            FrontendAddress::Address { address, port } => (Some(address.to_string()), *port),
-        };
+        let (address, port) = self::address(*at);
         Self {
             kind: self::kind(*kind),
             protocol: self::protocol(*protocol),
@@ -35,6 +32,17 @@ impl FrontendWords {
         }
     }
 }
+
+/// Where a frontend is; without an address it is a nodePort.
+pub(super) fn address(at: FrontendAddress) -> (Option<String>, u16) {
+    match at {
+        FrontendAddress::Node { port } => (None, port),
+        FrontendAddress::Address { address, port } => (Some(address.to_string()), port),
+    }
+}
+
+/// In place of the address of a nodePort.
+pub(super) const ANY_OF_A_NODE: &str = "any of a node";
 
 pub(super) fn kind(kind: FrontendKind) -> &'static str {
     match kind {

@@ -14,6 +14,7 @@ mod stages;
 use anyhow::Result;
 use serde::Serialize;
 
+pub(crate) use self::process::cpu_time;
 use self::{churn::Churn, scale::Scale, stages::Stage};
 use crate::Arguments;
 

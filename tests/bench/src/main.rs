@@ -67,6 +67,8 @@ enum Part {
     Pod,
     /// Connections and floods beside other filters, in network namespaces.
     Macro,
+    /// Denied packets that somebody is told of, and those that nobody is.
+    Told,
     /// The agent at fleet scale.
     Agent,
 }
@@ -167,6 +169,11 @@ fn main() -> Result<ExitCode> {
         let text = wire::report::markdown(&measured);
         run.add("macro", &measured, &text, wire::report::targets(&measured))?;
         wire::report::plots(&measured, &run.out)?;
+    }
+    if arguments.has(Part::Told) {
+        let measured = wire::told::measure(&programs, &arguments)?;
+        let text = wire::told::markdown(&measured);
+        run.add("told", &measured, &text, wire::told::targets(&measured))?;
     }
     if arguments.has(Part::Agent) {
         let measured = fleet::measure(&arguments)?;

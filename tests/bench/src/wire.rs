@@ -14,6 +14,7 @@ mod kube_proxy;
 mod load;
 mod ranges;
 pub(crate) mod report;
+pub(crate) mod told;
 
 use std::{collections::BTreeMap, time::Duration};
 

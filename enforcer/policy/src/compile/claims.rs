@@ -4,7 +4,10 @@
 //! the order of their ids, and what is to be said where several claim one. Invariant: a destination
 //! that a packet reaches in two ways has the claims of both.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{FrontendKey, sources};
 use crate::{
@@ -85,6 +88,19 @@ fn two_ways<'a>(
         }
     }
     found
+}
+
+/// Frontends that several claim, with all who do.
+pub(super) fn contested(
+    snapshot: &Snapshot,
+    node_addresses: &BTreeSet<IpAddr>,
+) -> BTreeMap<FrontendKey, BTreeSet<ClusterId>> {
+    let mut contested: BTreeMap<FrontendKey, BTreeSet<ClusterId>> = BTreeMap::new();
+    for (frontend, claim) in claims(snapshot, node_addresses) {
+        contested.entry(frontend).or_default().insert(claim.claimant());
+    }
+    contested.retain(|_, claimants| claimants.len() > 1);
+    contested
 }
 
 /// One problem for every claimant but the first.

@@ -8,41 +8,125 @@ use std::net::{IpAddr, SocketAddr};
 use enforcer_ebpf::verdict::Reason;
 use enforcer_policy::{
     compile::EgressPod,
-    model::{Cluster, ClusterId, Egress, Peer, PeerPort, Protocol},
+    model::{Cluster, ClusterId, Egress, Frontend, Peer, PeerPort, Protocol, Side},
 };
 
-use super::{Asker, DebugError, ExplainError, SOURCE_PORT, Said, address, place, reason, verdict};
+use super::{
+    Asker, DebugError, Direction, ExplainError, SOURCE_PORT, Said, address, place, reason, verdict,
+};
 use crate::{
-    debug::words,
+    debug::words::{self, FrontendWords},
     kernel::{Probe, Step},
 };
 
-impl Asker<'_> {
+/// A gated pod of this node, by one of its addresses.
+pub(super) struct Gated<'a> {
+    interface: u32,
+    own: IpAddr,
+    id: &'a ClusterId,
+}
+
+impl<'a> Asker<'a> {
     /// What becomes of a connection that a pod of this node opens.
     pub(super) fn egress(&self, source: &str, target: &str) -> Result<Vec<Said>, DebugError> {
         let Some((to, protocol)) = place(target) else {
             return Err(ExplainError::EgressTarget(target.to_owned()).into());
         };
-        let policies = &self.known.rules.egress_policies;
+        let asked = address(source).ok();
         let mut verdicts = Vec::new();
         for (interface, pod) in &self.known.rules.egress {
-            let EgressPod { netns: _, v4, v6, policy } = pod;
-            let own = if to.is_ipv4() { v4.map(IpAddr::V4) } else { v6.map(IpAddr::V6) };
-            let addresses = [v4.map(IpAddr::V4), v6.map(IpAddr::V6)];
-            let id = policies.get(*policy).map(|policy| &policy.cluster);
-            let is_meant = id.is_some_and(|id| id.0 == source)
-                || address(source).is_ok_and(|address| addresses.contains(&Some(address)));
-            let (Some(own), Some(id), true) = (own, id, is_meant) else { continue };
-            verdicts.push(self.leaves(*interface, own, id, to, protocol)?);
+            let addresses = own(pod);
+            let of_family =
+                addresses.into_iter().flatten().find(|own| own.is_ipv4() == to.is_ipv4());
+            let (Some(own), Some(id)) = (of_family, self.owner_of(pod)) else { continue };
+            if id.0 == source || asked.is_some_and(|asked| addresses.contains(&Some(asked))) {
+                let pod = Gated { interface: *interface, own, id };
+                verdicts.push(self.leaves_and_enters(
+                    &pod,
+                    to,
+                    protocol,
+                    None,
+                    Direction::Egress,
+                )?);
+            }
         }
         let open = self.known.snapshot.clusters.get(&ClusterId(source.to_owned()));
         match (verdicts.is_empty(), open) {
             (false, _) => Ok(verdicts),
             (true, Some(cluster)) if cluster.egress.is_none() => {
-                Ok(vec![Said::ungated(cluster, to, protocol)])
+                self.ungated(cluster, to, protocol)
             }
             (true, _) => Err(ExplainError::NoPod(source.to_owned()).into()),
         }
+    }
+
+    /// The gated pod of this node that has an address.
+    pub(super) fn gated(&self, address: IpAddr) -> Option<Gated<'a>> {
+        self.known.rules.egress.iter().find_map(|(interface, pod)| {
+            let id = self.owner_of(pod)?;
+            let is_its = own(pod).contains(&Some(address));
+            is_its.then_some(Gated { interface: *interface, own: address, id })
+        })
+    }
+
+    fn owner_of(&self, pod: &EgressPod) -> Option<&'a ClusterId> {
+        self.known.rules.egress_policies.get(pod.policy).map(|policy| &policy.cluster)
+    }
+
+    /// What a gated pod sends has to be let go by its own policy, and then by the frontend's.
+    pub(super) fn leaves_and_enters(
+        &self,
+        pod: &Gated<'_>,
+        to: SocketAddr,
+        protocol: Protocol,
+        frontend: Option<&Frontend>,
+        asked: Direction,
+    ) -> Result<Said, DebugError> {
+        let mut leaving = self.leaves(pod.interface, pod.own, pod.id, to, protocol)?;
+        if asked == Direction::Ingress {
+            leaving.frontend = frontend.map(FrontendWords::of);
+        }
+        if leaving.verdict == "denied" {
+            return Ok(leaving);
+        }
+        let mut there = self.enters(pod.own, Side::Pod, to, protocol, frontend)?;
+        let decides_there = match (there.verdict, leaving.verdict) {
+            ("denied" | "handshake", _) => true,
+            (_, "would-deny") => false,
+            ("would-deny", _) => true,
+            _ => asked == Direction::Ingress,
+        };
+        if !decides_there {
+            return Ok(leaving);
+        }
+        if asked == Direction::Egress {
+            there.why = format!("it may leave; where it arrives: {}", there.why);
+        }
+        Ok(there)
+    }
+
+    /// Pods that are not gated meet the frontend's lists alone.
+    fn ungated(
+        &self,
+        cluster: &Cluster,
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<Vec<Said>, DebugError> {
+        let here = self.known.snapshot.this_node.pod_interfaces.iter();
+        let here = here.flat_map(|end| &end.addresses);
+        let own =
+            here.filter(|it| cluster.api_server_pods.contains(it) && it.is_ipv4() == to.is_ipv4());
+        let mut verdicts = Vec::new();
+        for own in own {
+            let there = self.enters(*own, Side::Pod, to, protocol, None)?;
+            if !matches!(there.verdict, "allowed" | "unguarded") {
+                verdicts.push(there);
+            }
+        }
+        if verdicts.is_empty() {
+            verdicts.push(Said::ungated(cluster, to, protocol));
+        }
+        Ok(verdicts)
     }
 
     fn leaves(
@@ -98,6 +182,10 @@ impl Said {
             why: "spec.features.apiserverNetworkPolicy is off".to_owned(),
         }
     }
+}
+
+fn own(pod: &EgressPod) -> [Option<IpAddr>; 2] {
+    [pod.v4.map(IpAddr::V4), pod.v6.map(IpAddr::V6)]
 }
 
 fn names(peer: &Peer, to: SocketAddr, protocol: Protocol) -> bool {

@@ -128,6 +128,11 @@ impl Bed {
         Ok(())
     }
 
+    /// The agent, where there is one.
+    pub(crate) fn agent(&self) -> Result<(&Agent, &Installation)> {
+        self.agent.as_ref().zip(self.installation.as_ref()).context("no agent runs in this bed")
+    }
+
     /// The host of the client.
     pub(crate) fn client(&self) -> &Netns {
         self.network.router()

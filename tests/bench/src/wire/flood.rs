@@ -27,6 +27,7 @@ pub(crate) struct Flood {
     frames: Vec<Vec<u8>>,
     node: RawPort,
     discard: RawPort,
+    next: usize,
 }
 
 impl Flood {
@@ -43,6 +44,7 @@ impl Flood {
             frames: frames.collect(),
             node: RawPort::open(bed.client(), cable)?,
             discard: RawPort::open(bed.client(), "discard")?,
+            next: 0,
         })
     }
 
@@ -50,6 +52,14 @@ impl Flood {
     pub(crate) fn nanoseconds(&mut self, clock: &Clock, span: Duration) -> Result<f64> {
         let sending = self.cost(clock, &self.discard, span / 3)?;
         Ok(self.cost(clock, &self.node, span)? - sending)
+    }
+
+    /// Sends some of them; how many.
+    pub(crate) fn some(&mut self) -> Result<usize> {
+        let batch = self.frames.chunks(BATCH).nth(self.next).unwrap_or_default();
+        self.next = (self.next + 1) % (SOURCES / BATCH);
+        self.node.send_many(batch)?;
+        Ok(batch.len())
     }
 
     fn cost(&self, clock: &Clock, port: &RawPort, span: Duration) -> Result<f64> {

@@ -77,6 +77,19 @@ fn serve(mut stream: TcpStream, received: &Arc<AtomicU64>) {
 
 /// Bytes a second of one connection; this thread must be pinned.
 pub(crate) fn throughput(bed: &Bed, clock: &Clock, gso: bool, span: Duration) -> Result<f64> {
+    throughput_while(bed, clock, gso, || {
+        thread::sleep(span);
+        Ok(())
+    })
+}
+
+/// The same for as long as something takes, which is in the time.
+pub(crate) fn throughput_while(
+    bed: &Bed,
+    clock: &Clock,
+    gso: bool,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<f64> {
     let segments = if gso { 65535 } else { 1 };
     let (cable, _) = bed.cable();
     // A socket takes the limit from its route's device when it connects.
@@ -98,10 +111,11 @@ pub(crate) fn throughput(bed: &Bed, clock: &Clock, gso: bool, span: Duration) ->
     });
     thread::sleep(WARM);
     let (before, begin) = (bed.server.received(), clock.now()?);
-    thread::sleep(span);
+    let done = meanwhile();
     let (bytes, took) = (bed.server.received() - before, clock.now()? - begin);
     stop.store(true, Ordering::Relaxed);
     sender.join().map_err(|_| anyhow!("the sender panicked"))??;
+    done?;
     if bytes == 0 {
         bail!("nothing arrives through {}", bed.filter);
     }
@@ -110,10 +124,21 @@ pub(crate) fn throughput(bed: &Bed, clock: &Clock, gso: bool, span: Duration) ->
 
 /// Connections a second, one after the other; this thread must be pinned.
 pub(crate) fn connections(bed: &Bed, clock: &Clock, span: Duration) -> Result<f64> {
+    connections_while(bed, clock, span, || Ok(()))
+}
+
+/// The same with something else before each of them, which is in the time.
+pub(crate) fn connections_while(
+    bed: &Bed,
+    clock: &Clock,
+    span: Duration,
+    mut before_each: impl FnMut() -> Result<()> + Send,
+) -> Result<f64> {
     bed.client().enter(|| {
         let (before, begin) = (clock.now()?, Instant::now());
         let mut count = 0_u64;
         while begin.elapsed() < span {
+            before_each()?;
             let mut stream = connect_here(bed)?;
             let mut byte = [ECHO];
             stream.write_all(&byte)?;
