@@ -1,7 +1,11 @@
 //! Every command of `enforcer debug` as a script meets it: text, JSON, exit code; with an agent, without
 //! one, without privilege, and asked wrongly. Needs root.
 
-#![allow(clippy::unwrap_used, reason = "clippy takes helpers of tests for other code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "clippy takes helpers of tests for other code"
+)]
 
 mod compared;
 
@@ -22,6 +26,8 @@ use serde_json::Value;
 use compared::compare;
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// Questions at once.
+const MANY: usize = 10_000;
 
 /// Client `unlisted` knocks in vain, once for IPv4 and once for IPv6.
 fn knock(scene: &Scene) {
@@ -89,7 +95,7 @@ fn with_an_agent() {
 fn many_questions() {
     let scene = Scene::new().unwrap();
     let _agent = scene.start().unwrap();
-    let vip = scene.stage.frontend("VIP", true);
+    let (vip, vip_v4) = (scene.stage.frontend("VIP", true), scene.stage.frontend("VIP", false));
     let ask = |questions: &str, more: &[&str]| -> Answered {
         let arguments = [&["explain", "--questions", "-"], more].concat();
         let output =
@@ -126,6 +132,16 @@ fn many_questions() {
     let json = ask("somebody\n", &["c1", "--output", "json"]);
     assert_eq!(json.code, Some(1));
     compare("questions-wrong-json", &json.text);
+    // Thousands are no matter.
+    let address =
+        |number: usize| format!("198.51.{}.{} {vip_v4}\n", 80 + number / 250, number % 250);
+    let thousands: String = (0..MANY).map(address).collect();
+    let begin = Instant::now();
+    let answers = ask(&thousands, &["--output", "json"]);
+    println!("{MANY} questions in {:?}", begin.elapsed());
+    assert_eq!((answers.code, answers.text.lines().count()), (Some(3), MANY));
+    let allowed = answers.text.lines().filter(|it| it.contains(r#""verdict":"allowed""#)).count();
+    assert_eq!(allowed, 250, "those of 198.51.100.0/24");
     // From a file as well.
     let folder = Manifests::new().unwrap();
     let file = folder.folder().join("questions");

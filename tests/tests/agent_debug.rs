@@ -196,6 +196,14 @@ fn explain_says_what_an_api_server_gets_that_opens_a_connection_and_by_which_pee
     assert!(agent.count("enforcer_packets_total", &denied).unwrap() > 0);
     let open = scene.both(&["explain", "c2", "192.0.2.9:443", "--egress"]).unwrap();
     assert_eq!((open.0.code, &open.1["verdicts"][0]["verdict"]), (Some(0), &"unguarded".into()));
+    // Nothing keeps c2's API server from leaving; where it arrives, the list of c1 counts.
+    let vip = scene.stage.frontend("VIP", false);
+    let other = scene.stage.network.pod("apiserver-c2");
+    assert_eq!(connect(&other.ns, None, vip, Duration::from_millis(700)), Outcome::TimedOut);
+    let (answer, json) = scene.both(&["explain", "c2", &vip.to_string(), "--egress"]).unwrap();
+    let said = &json["verdicts"][0];
+    assert_eq!((answer.code, &said["reason"]), (Some(3), &"not_listed".into()), "{json:#}");
+    assert_eq!(said["source"], other.addresses.v4.to_string());
 }
 
 #[test]

@@ -2,23 +2,30 @@
 //!
 //! What lists pods is the real kubectl and a real API server; what runs the command in the container is the
 //! container runtime. In between, where a kubelet would take the API server's request, stands a script in
-//! the place of `kubectl exec`: words, standard input, output and exit codes go all the way, the request's
-//! own protocol does not. Needs root and podman.
+//! the place of `kubectl exec`: words, standard input, output, exit codes and a terminal go all the way, the
+//! request's own protocol does not. Needs root and podman.
 
 #![allow(clippy::unwrap_used, reason = "clippy takes helpers of tests for other code")]
+
+mod terminal;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use enforcer_tests::cleanup::Scratch;
 use enforcer_tests::container::Store;
 use enforcer_tests::control_plane::{NAME, NAMESPACE};
 use enforcer_tests::stage::NODE;
+use enforcer_tests::survey::SILENCE;
+use enforcer_tests::talk::{Outcome, connect};
 use enforcer_tests::watched::Watched;
 use enforcer_tests::{exec, http};
 use serde_json::{Value, json};
+
+use terminal::Terminal;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const POD: &str = "enforcer-x7k2p";
@@ -40,14 +47,18 @@ struct Back {
 
 impl Shell<'_> {
     fn debug(&self, words: &[&str], input: &str) -> Back {
+        let output = exec::output(self.command(words), input, LIMIT).unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Back { code: output.status.code(), text: text(output.stdout), error: text(output.stderr) }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
         // As an operator reaches the API server, from its own network.
         let mut command = self.watched.api.ns().command(xtask());
         let path = format!("{}:{}", self.path.display(), std::env::var("PATH").unwrap());
         command.arg("debug").args(words);
         command.env("PATH", path).env("KUBECONFIG", self.watched.api.admin().unwrap());
-        let output = exec::output(command, input, LIMIT).unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Back { code: output.status.code(), text: text(output.stdout), error: text(output.stderr) }
+        command
     }
 }
 
@@ -63,15 +74,16 @@ fn xtask() -> PathBuf {
 fn script(folder: &Path, kubectl: &Path, runtime: &str, container: &str) {
     let text = format!(
         r#"#!/bin/sh
-# kubectl --namespace NAMESPACE exec [--stdin] pod/NAME --container enforcer -- COMMAND...
+# kubectl --namespace NAMESPACE exec [--stdin [--tty]] pod/NAME --container enforcer -- COMMAND...
 [ "$3" = exec ] || exec {kubectl} "$@"
 [ "$2" = {NAMESPACE} ] || {{ echo "namespace $2" >&2; exit 9; }}
 shift 3
-stdin=
-[ "$1" = --stdin ] && {{ stdin=--interactive; shift; }}
+how=
+[ "$1" = --stdin ] && {{ how=--interactive; shift; }}
+[ "$1" = --tty ] && {{ how="$how --tty"; shift; }}
 [ "$1 $2 $3 $4" = "pod/{POD} --container enforcer --" ] || {{ echo "no $1" >&2; exit 9; }}
 shift 4
-exec {runtime} exec $stdin {container} "$@"
+exec {runtime} exec $how {container} "$@"
 "#,
         kubectl = kubectl.display(),
     );
@@ -143,6 +155,21 @@ fn words_standard_input_output_and_exit_codes_go_into_the_container_and_back() {
     let nowhere = shell.debug(&["--node", "seed-9", "status"], "");
     assert_eq!(nowhere.code, Some(1));
     assert!(nowhere.error.contains("no agent runs on node seed-9"), "{nowhere:?}");
+    // On a terminal it is one all the way: its size and its changes, Ctrl-C, the screen as it was.
+    let mut terminal = Terminal::run(shell.command(&["--pod", POD, "drops", "--follow"]), 130, 24);
+    terminal.wait("0 denied packets shown");
+    assert!(terminal.screen().alternate_screen());
+    let unlisted = &watched.stage.network.host("unlisted").ns;
+    let to = watched.stage.frontend("VIP", false);
+    assert_eq!(connect(unlisted, None, to, SILENCE), Outcome::TimedOut);
+    terminal.wait("1 denied packet");
+    assert!(terminal.screen().contents().contains("DESTINATION"));
+    terminal.resize(80, 24);
+    terminal.wait("CONNECTION");
+    terminal.press(b"\x03");
+    assert_eq!(terminal.ended(), Some(0));
+    assert!(!terminal.screen().alternate_screen());
+    assert_eq!(terminal.screen().contents(), Terminal::BEFORE);
     // What is not enforced is told from there as well.
     for pin in fs::read_dir(bpffs.join("enforcer")).unwrap().flatten() {
         fs::remove_dir_all(pin.path()).ok();

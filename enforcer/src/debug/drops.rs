@@ -167,7 +167,8 @@ fn table<'a>(
 }
 
 fn sum(events: u64, suppressed: u64) -> String {
-    format!("{events} denied packets shown, {suppressed} more suppressed")
+    let packets = if events == 1 { "packet" } else { "packets" };
+    format!("{events} denied {packets} shown, {suppressed} more suppressed")
 }
 
 impl View for Drops {

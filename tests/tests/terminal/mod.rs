@@ -1,4 +1,5 @@
 //! A pseudo-terminal with a program on it, and an emulator that knows what is on the screen.
+#![allow(dead_code, reason = "a test's module; each test uses its part of it")]
 
 use std::fs::File;
 use std::io::{Read, Write};
