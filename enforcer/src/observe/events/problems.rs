@@ -32,7 +32,7 @@ pub(super) fn worth_an_event<'a>(
     problems: impl IntoIterator<Item = &'a Problem>,
 ) -> BTreeMap<Id, &'a Problem> {
     let subject = |problem: &Problem| match (&problem.cluster, &problem.kind) {
-        (_, ProblemKind::Egress { .. }) => None,
+        (_, ProblemKind::Egress { .. } | ProblemKind::OverQuota { .. }) => None,
         (Some(ClusterId(name)), _) => Some(Subject::Cluster(name.clone())),
         (None, ProblemKind::Capacity { .. }) => Some(Subject::Fleet),
         (None, _) => None,
@@ -59,6 +59,7 @@ pub(super) fn reason(kind: &ProblemKind) -> &'static str {
         ProblemKind::Conflict { .. } => "Conflict",
         ProblemKind::Egress { .. } => "Egress",
         ProblemKind::OverLimit { .. } => "OverLimit",
+        ProblemKind::OverQuota { .. } => "OverQuota",
         ProblemKind::More { .. } => "MoreProblems",
         ProblemKind::Capacity { .. } => "Capacity",
         ProblemKind::ClientsHidden => "ClientsHidden",
