@@ -130,7 +130,9 @@ fn ten_megabytes_of_junk_give_one_short_message_and_hold_nobody_up() {
 
 #[test]
 fn what_does_not_fit_into_the_kernel_leaves_the_former_policy_in_force() {
-    let scene = Scene::new();
+    let mut scene = Scene::new();
+    // The quota of one cluster would not let it come to that.
+    scene.installation.use_arguments(&["--max-addresses-per-cluster", "1000000"]);
     let agent = scene.start();
     let mut objects = scene.rest();
     let addresses = (0..200_000u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n).to_string());

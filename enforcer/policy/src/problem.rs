@@ -65,12 +65,19 @@ pub enum ProblemKind {
         /// What is the matter, and what is done about it.
         reason: String,
     },
-    /// More than one cluster may have.
+    /// More than one cluster may have: of its list, what was in force before is kept, and without that
+    /// nothing but exemptions is admitted.
     OverLimit {
-        /// How much there is, and how much may be.
+        /// What there is too much of.
         reason: String,
-        /// What counts instead.
-        instead: String,
+    },
+    /// More addresses than one cluster may have, of frontends, pods or peers: those beyond do not count.
+    /// Each node sees its own.
+    OverQuota {
+        /// How many there are, and how many may be.
+        reason: String,
+        /// What that means for the others.
+        beyond: String,
     },
     /// Further problems of one cluster, which are not told one by one.
     More {
@@ -89,16 +96,6 @@ pub enum ProblemKind {
         /// What would admit their handshakes.
         range: String,
     },
-}
-
-impl ProblemKind {
-    /// A list that is too long: what was in force before is kept, and without that nothing but exemptions
-    /// is admitted.
-    #[must_use]
-    pub fn list_over_limit(reason: String) -> Self {
-        let instead = "its last list is kept, else it admits nobody".to_owned();
-        Self::OverLimit { reason, instead }
-    }
 }
 
 impl Problem {
@@ -191,8 +188,14 @@ impl fmt::Display for ProblemKind {
                 write!(f, "is claimed by cluster {other} too; only sources that both admit pass")
             }
             Self::Egress { reason } => write!(f, "egress: {reason}"),
-            Self::OverLimit { reason, instead } => {
-                write!(f, "is over a limit ({reason}); {instead}")
+            Self::OverLimit { reason } => {
+                write!(
+                    f,
+                    "is over a limit ({reason}); its last list is kept, else it admits nobody"
+                )
+            }
+            Self::OverQuota { reason, beyond } => {
+                write!(f, "are over a limit ({reason}); those beyond {beyond}")
             }
             Self::More { count } => write!(f, "has {count} more problems"),
             Self::Capacity { reason } => {

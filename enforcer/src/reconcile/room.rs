@@ -56,9 +56,10 @@ fn give_way(
         file: String::new(),
         field: list.origin.field.clone(),
         value: format!("{length} ranges"),
-        kind: ProblemKind::list_over_limit(
-            "the lists of all clusters together do not fit into the kernel's image".to_owned(),
-        ),
+        kind: ProblemKind::OverLimit {
+            reason: "the lists of all clusters together do not fit into the kernel's image"
+                .to_owned(),
+        },
     });
     let origin = list.origin.clone();
     let none = RangeList { origin, ranges: Vec::new(), written: 1 };

@@ -32,7 +32,7 @@ pub(super) fn worth_an_event<'a>(
     problems: impl IntoIterator<Item = &'a Problem>,
 ) -> BTreeMap<Id, &'a Problem> {
     let subject = |problem: &Problem| match (&problem.cluster, &problem.kind) {
-        (_, ProblemKind::Egress { .. }) => None,
+        (_, ProblemKind::Egress { .. } | ProblemKind::OverQuota { .. }) => None,
         (Some(ClusterId(name)), _) => Some(Subject::Cluster(name.clone())),
         (None, ProblemKind::Capacity { .. }) => Some(Subject::Fleet),
         (None, _) => None,
@@ -59,6 +59,7 @@ pub(super) fn reason(kind: &ProblemKind) -> &'static str {
         ProblemKind::Conflict { .. } => "Conflict",
         ProblemKind::Egress { .. } => "Egress",
         ProblemKind::OverLimit { .. } => "OverLimit",
+        ProblemKind::OverQuota { .. } => "OverQuota",
         ProblemKind::More { .. } => "MoreProblems",
         ProblemKind::Capacity { .. } => "Capacity",
         ProblemKind::ClientsHidden => "ClientsHidden",
@@ -129,11 +130,17 @@ mod tests {
     #[test]
     fn problems_of_clusters_and_capacity_have_events_and_each_its_own() {
         let capacity = ProblemKind::Capacity { reason: "frontends".to_owned() };
+        let egress = ProblemKind::Egress { reason: "no interface".to_owned() };
+        let (reason, beyond) = ("pods".to_owned(), "do not count".to_owned());
+        let quota = ProblemKind::OverQuota { reason, beyond };
         let problems = [
             problem(Some("c1"), "a", ProblemKind::InvalidRange),
             problem(Some("c1"), "b", ProblemKind::InvalidRange),
             problem(None, "", capacity),
             problem(None, "", ProblemKind::UnknownSeed),
+            // Of these each node sees its own.
+            problem(Some("c1"), "", egress),
+            problem(Some("c1"), "", quota),
         ];
         let worth = worth_an_event(&problems);
         assert_eq!(worth.len(), 3);

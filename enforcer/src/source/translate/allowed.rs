@@ -45,7 +45,7 @@ impl Bound<'_> {
             return ranges::list(entries, place, report);
         }
         let reason = format!("{count} entries, and {} are allowed", self.entries);
-        report.add(place, "", ProblemKind::list_over_limit(reason));
+        report.add(place, "", ProblemKind::OverLimit { reason });
         let former = self.former.filter(|former| (1..=self.entries).contains(&former.written));
         former.cloned().unwrap_or_else(|| ranges::unreadable(place))
     }

@@ -41,8 +41,8 @@ impl Quota<'_> {
             let former: BTreeSet<&Frontend> = former.collect();
             limited.sort_by_key(|it| (Reverse(former.contains(it)), it.kind.is_pod()));
             limited.truncate(self.limit);
-            let instead = "those beyond are not guarded";
-            self.tell("frontends", count, "addresses with a port", instead, report);
+            let beyond = "are not guarded";
+            self.tell("frontends", count, "addresses with a port", beyond, report);
         }
         let kept: BTreeSet<Frontend> = limited.into_iter().chain(others).collect();
         kept.into_iter().collect()
@@ -58,8 +58,8 @@ impl Quota<'_> {
             others.sort_by_key(|address| Reverse(was(address)));
             others.truncate(self.limit.saturating_sub(pods.api_servers.len()));
             pods.own = others.into_iter().chain(pods.api_servers.iter().copied()).collect();
-            let instead = "those beyond are not admitted as the cluster's own";
-            self.tell("pods", count, "addresses", instead, report);
+            let beyond = "are not admitted as its own";
+            self.tell("pods", count, "addresses", beyond, report);
         }
         pods
     }
@@ -73,17 +73,17 @@ impl Quota<'_> {
             let former: BTreeSet<_> = former.map(|peer| (peer.net, peer.port)).collect();
             peers.sort_by_key(|peer| Reverse(former.contains(&(peer.net, peer.port))));
             peers.truncate(self.limit);
-            let instead = "its API servers cannot connect to those beyond";
-            self.tell("egress peers", count, "addresses with a port", instead, report);
+            let beyond = "are not granted";
+            self.tell("egress peers", count, "addresses with a port", beyond, report);
         }
         peers
     }
 
-    fn tell(&self, what: &str, count: usize, unit: &str, instead: &str, report: &mut Report) {
+    fn tell(&self, what: &str, count: usize, unit: &str, beyond: &str, report: &mut Report) {
         let object = Kind::Namespace.reference("", self.namespace);
         let place = Place { object: &object, file: "", field: what };
         let reason = format!("{count} {unit}, and {} are allowed", self.limit);
-        let instead = instead.to_owned();
-        report.add(place, &count.to_string(), ProblemKind::OverLimit { reason, instead });
+        let beyond = beyond.to_owned();
+        report.add(place, &count.to_string(), ProblemKind::OverQuota { reason, beyond });
     }
 }

@@ -70,7 +70,7 @@ fn others() -> [Value; 4] {
 
 /// The one problem over the limit, as cluster, field, value and words.
 fn told(translated: &Translated) -> (String, String, String, String) {
-    let over = |it: &&Problem| matches!(it.kind, ProblemKind::OverLimit { .. });
+    let over = |it: &&Problem| matches!(it.kind, ProblemKind::OverQuota { .. });
     let told: Vec<_> = translated.problems.iter().filter(over).collect();
     let [problem] = told[..] else { panic!("{told:?}") };
     let cluster = problem.cluster.clone().map(|id| id.0).unwrap_or_default();
