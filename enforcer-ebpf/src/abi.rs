@@ -3,7 +3,8 @@
 //! An *image* is everything one verdict depends on: 16 MiB of tables and lists. The map `IMAGES` is
 //! an array with one value, [`Images`], that holds two images and the number of the one in force. A
 //! change is written into the other one and becomes visible by one store to that number; one value
-//! means one lookup per packet, after which every load is an offset.
+//! means one lookup per packet, after which every load is an offset. Kernels that take no value as large
+//! have the same bytes in parts (`abi/parts.rs`).
 //!
 //! ```text
 //! Header | guarded ports | nodePorts | node addresses | frontends | pods | gated interfaces
@@ -18,10 +19,11 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::bpf;
-
 mod egress;
 mod events;
+mod image;
+#[cfg(feature = "parts")]
+mod parts;
 
 pub use egress::{
     ASKED, Asked, DNS_PORT, EgressEntry, LISTENED, Listened, MAP_ASKED, MAP_LISTENED,
@@ -32,6 +34,14 @@ pub use events::{
     MAP_EVENTS, MAP_RECENT, MAP_SUPPRESSED, Pace, RECENT, Recent, SAMPLE, Scratch, WINDOW_SHIFT,
     explained,
 };
+
+#[cfg(not(all(target_arch = "bpf", feature = "parts")))]
+pub use image::Image;
+pub use image::{Images, PART_BYTES, PARTS};
+#[cfg(all(target_arch = "bpf", feature = "parts"))]
+pub use parts::Image;
+#[cfg(feature = "parts")]
+pub use parts::Part;
 
 /// Changes whenever a type, an offset or a meaning in this file changes; part of the pin path.
 pub const ABI_VERSION: u32 = 3;
@@ -52,45 +62,6 @@ pub const MAP_COUNTERS: &str = "COUNTERS";
 pub const MAP_REASONS: &str = "REASONS";
 /// See [`MAP_IMAGES`].
 pub const MAP_OPENED: &str = "OPENED";
-
-/// The value of the map `IMAGES`.
-#[repr(C, align(8))]
-pub struct Images {
-    /// Which image is in force: 0 or 1.
-    pub active: u64,
-    /// Fills a memory page.
-    pub reserved: [u64; 511],
-    /// The images; zeroes guard nothing.
-    pub banks: [Image; 2],
-}
-
-/// One image.
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C, align(8))]
-pub struct Image {
-    bytes: [u8; IMAGE_BYTES],
-}
-
-impl Image {
-    /// The head of the image.
-    #[inline(always)]
-    #[must_use]
-    pub fn header(&self) -> &Header {
-        // SAFETY: the first bytes, aligned like the image; every bit pattern is a header.
-        unsafe { &*self.bytes.as_ptr().cast::<Header>() }
-    }
-
-    /// The `index`-th `T` of the image seen as an array of `T`; the index wraps at the end.
-    #[inline(always)]
-    #[must_use]
-    pub fn at<T: FromBytes + Immutable>(&self, index: u32) -> &T {
-        const { assert!(size_of::<T>().is_power_of_two() && align_of::<T>() <= 8) };
-        let offset = bpf::masked::<T>(u64::from(index).wrapping_mul(size_of::<T>() as u64));
-        // SAFETY: the mask leaves room for a `T` at the offset, a multiple of its size, in an image
-        // aligned to 8; every bit pattern is a `T` because it is `FromBytes`.
-        unsafe { &*self.bytes.as_ptr().add(offset as usize).cast::<T>() }
-    }
-}
 
 /// First bytes of an image.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]

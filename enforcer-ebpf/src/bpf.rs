@@ -84,6 +84,24 @@ pub fn masked<T>(offset: u64) -> u64 {
     }
 }
 
+/// The same in a part of an image.
+#[cfg(all(target_arch = "bpf", feature = "parts"))]
+#[inline(always)]
+#[must_use]
+pub fn masked_in_part<T>(offset: u64) -> u64 {
+    let mut offset = offset;
+    // SAFETY: one arithmetic instruction on one register.
+    unsafe {
+        core::arch::asm!(
+            "{0} &= {1}",
+            inout(reg) offset,
+            const const { crate::abi::PART_BYTES - size_of::<T>() },
+            options(pure, nomem, nostack)
+        );
+    }
+    offset
+}
+
 /// Offsets in a packet that the parser reaches: link header, tags, IPv6 header, eight extension
 /// headers of at most 2,048 bytes.
 const OFFSET_MASK: u32 = 0x7fff;

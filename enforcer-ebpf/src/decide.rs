@@ -45,15 +45,15 @@ pub fn decide<A: Address, T: Tables>(
 ) -> Verdict {
     let unguarded = Verdict::of_node(Reason::Unguarded);
     let image = tables.image();
-    let (protocol, whole) = match flow.transport {
-        Transport::Ports(protocol) => (protocol, true),
-        Transport::Short(protocol) => (protocol, false),
+    let whole = match flow.transport {
+        Transport::Ports => true,
+        Transport::Short => false,
         Transport::Hidden if flow.destination.has_frontend(image) => {
             return Verdict::of_node(Reason::HiddenTransport);
         }
         Transport::Hidden | Transport::Fragment | Transport::Other => return unguarded,
     };
-    let (number, port) = (protocol as u32, u32::from(flow.destination_port));
+    let (number, port) = (flow.kind as u32, u32::from(flow.destination_port));
     if !tables::port_is_guarded(image, number, port) {
         return unguarded;
     }

@@ -131,13 +131,13 @@ impl<P: Packet, T: Tables, S: Sockets> Leaving<'_, P, T, S> {
             return Reason::SpoofedSource;
         }
         match flow.transport {
-            Transport::Short(_) => Reason::ShortFragment,
-            Transport::Ports(Protocol::Udp) => {
-                self.peer(flow.destination, Protocol::Udp, flow.destination_port)
-            }
-            Transport::Ports(Protocol::Tcp) => match tcp(self.packet, flow) {
-                Some(tcp) => self.segment(flow, tcp),
-                None => Reason::HiddenTransport,
+            Transport::Short => Reason::ShortFragment,
+            Transport::Ports => match flow.kind {
+                Protocol::Udp => self.peer(flow.destination, Protocol::Udp, flow.destination_port),
+                Protocol::Tcp => match tcp(self.packet, flow) {
+                    Some(tcp) => self.segment(flow, tcp),
+                    None => Reason::HiddenTransport,
+                },
             },
             Transport::Hidden => Reason::HiddenTransport,
             Transport::Fragment => {

@@ -27,7 +27,7 @@ use program::Direct;
 /// What comes in on an uplink or tunnel with an Ethernet header.
 #[classifier]
 pub(crate) fn ingress_uplink_ethernet(ctx: TcContext) -> i32 {
-    match common(&ctx, Side::Uplink, Link::Ethernet) {
+    match common_uplink_ethernet(&ctx) {
         Some(action) => action,
         None => full_uplink_ethernet(ctx.as_ptr().cast()),
     }
@@ -36,7 +36,7 @@ pub(crate) fn ingress_uplink_ethernet(ctx: TcContext) -> i32 {
 /// What comes in on an uplink or tunnel without a link header.
 #[classifier]
 pub(crate) fn ingress_uplink_raw(ctx: TcContext) -> i32 {
-    match common(&ctx, Side::Uplink, Link::Raw) {
+    match common_uplink_raw(&ctx) {
         Some(action) => action,
         None => full_uplink_raw(ctx.as_ptr().cast()),
     }
@@ -84,6 +84,45 @@ pub(crate) fn egress_raw(ctx: TcContext) -> i32 {
         Watched::Done => TC_ACT_UNSPEC,
         Watched::Unclear => watch_full_raw(ctx.as_ptr().cast()),
     }
+}
+
+#[cfg(not(feature = "parts"))]
+#[inline(always)]
+fn common_uplink_ethernet(ctx: &TcContext) -> Option<i32> {
+    common(ctx, Side::Uplink, Link::Ethernet)
+}
+
+#[cfg(not(feature = "parts"))]
+#[inline(always)]
+fn common_uplink_raw(ctx: &TcContext) -> Option<i32> {
+    common(ctx, Side::Uplink, Link::Raw)
+}
+
+/// Images in parts take more of the stack: as with pods, see [`common_pod_ethernet`].
+#[cfg(feature = "parts")]
+#[inline(always)]
+fn common_uplink_ethernet(ctx: &TcContext) -> Option<i32> {
+    Some(apart_uplink_ethernet(ctx.as_ptr().cast())).filter(|action| *action != UNCLEAR)
+}
+
+#[cfg(feature = "parts")]
+#[inline(always)]
+fn common_uplink_raw(ctx: &TcContext) -> Option<i32> {
+    Some(apart_uplink_raw(ctx.as_ptr().cast())).filter(|action| *action != UNCLEAR)
+}
+
+/// See [`common_uplink_ethernet`].
+#[cfg(feature = "parts")]
+#[inline(never)]
+fn apart_uplink_ethernet(ctx: *mut __sk_buff) -> i32 {
+    common(&TcContext::new(ctx), Side::Uplink, Link::Ethernet).unwrap_or(UNCLEAR)
+}
+
+/// See [`common_uplink_raw`].
+#[cfg(feature = "parts")]
+#[inline(never)]
+fn apart_uplink_raw(ctx: *mut __sk_buff) -> i32 {
+    common(&TcContext::new(ctx), Side::Uplink, Link::Raw).unwrap_or(UNCLEAR)
 }
 
 /// What would be done with a packet on an uplink, as [`explained`](enforcer_ebpf::abi::explained).

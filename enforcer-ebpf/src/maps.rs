@@ -1,15 +1,21 @@
 //! BPF only: the maps, and the image in force as the data path's [`Image`].
 
+use core::borrow::Borrow as _;
+
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf},
     helpers::bpf_ktime_get_ns,
     macros::btf_map,
     maps::ring_buf::RingBufEntry,
 };
+#[cfg(not(feature = "parts"))]
+use enforcer_ebpf::abi::Images;
+#[cfg(feature = "parts")]
+use enforcer_ebpf::abi::{PARTS, Part};
 use enforcer_ebpf::{
     abi::{
         ASKED as ASKED_RESOLVERS, Asked, CLUSTERS, Counters, DropEvent, EVENTS_BYTES, Image,
-        Images, LISTENED as LISTENED_PORTS, Listened, OPENED as CONNECTIONS, Opened, Pace,
+        LISTENED as LISTENED_PORTS, Listened, OPENED as CONNECTIONS, Opened, Pace,
         RECENT as RECENT_SOURCES, Recent, SAMPLE, Scratch,
     },
     bpf::lowest_bit,
@@ -23,8 +29,14 @@ use crate::program::Decided;
 const MMAPABLE: usize = 1 << 10;
 
 /// Both images, and which is in force.
+#[cfg(not(feature = "parts"))]
 #[btf_map]
 static IMAGES: Array<Images, 1, MMAPABLE> = Array::new();
+
+/// The same in parts.
+#[cfg(feature = "parts")]
+#[btf_map]
+static IMAGES: Array<Part, PARTS, MMAPABLE> = Array::new();
 
 /// No program reads it: the kernel waits for all running programs when user space updates it
 /// (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c), after which the former image may be written.
@@ -73,21 +85,38 @@ static ASKED: LruHashMap<Asked, u64, { ASKED_RESOLVERS as usize }> = LruHashMap:
 
 /// The image that was in force when this packet came.
 pub(crate) struct CurrentImage {
-    image: &'static Image,
+    image: Held,
     bank: u64,
 }
+
+#[cfg(not(feature = "parts"))]
+type Held = &'static Image;
+#[cfg(feature = "parts")]
+type Held = Image;
 
 impl CurrentImage {
     /// Always there: arrays have all their values.
     #[inline(always)]
     pub(crate) fn get() -> Option<Self> {
         let images = IMAGES.get_ptr(0)?;
-        // SAFETY: user space changes the number with one store, and never writes the image whose
-        // number a running program may have read; read once, so that one packet is judged by one image.
-        let active = unsafe { core::ptr::read_volatile(&raw const (*images).active) };
+        // SAFETY: user space changes the number, the first word, with one store, and never writes the image
+        // whose number a running program may have read; read once, so that one packet is judged by one image.
+        let active = unsafe { core::ptr::read_volatile(images.cast::<u64>()) };
         Self::of_bank(active)
     }
 
+    #[cfg(feature = "parts")]
+    #[inline(always)]
+    fn of_bank(bank: u64) -> Option<Self> {
+        let bank = lowest_bit(bank);
+        let first = 1 + bank as u32 * (PARTS as u32 / 2);
+        let base = IMAGES.get_ptr(first)?;
+        // SAFETY: the map of images, whose values stay as long as programs run.
+        let image = unsafe { Image::of((&raw const IMAGES).cast(), base.cast(), first) };
+        Some(Self { image, bank })
+    }
+
+    #[cfg(not(feature = "parts"))]
     #[inline(always)]
     fn of_bank(bank: u64) -> Option<Self> {
         let images = IMAGES.get_ptr(0)?;
@@ -104,7 +133,7 @@ impl CurrentImage {
 #[inline(never)]
 pub(crate) extern "C" fn holds_partly(bank: u64, list_at: u64, high: u64, low: u64) -> u64 {
     match CurrentImage::of_bank(bank) {
-        Some(current) => tables::contains128(current.image, list_at as u32, high, low).into(),
+        Some(current) => tables::contains128(current.image(), list_at as u32, high, low).into(),
         None => 0,
     }
 }
@@ -115,8 +144,8 @@ pub(crate) extern "C" fn holds_partly(bank: u64, list_at: u64, high: u64, low: u
 pub(crate) extern "C" fn holds4(bank: u64, policy: u64, address: u64) -> u64 {
     match CurrentImage::of_bank(bank) {
         Some(current) => {
-            let policy = tables::policy(current.image, policy as u32);
-            tables::contains32(current.image, &policy.v4, address as u32).into()
+            let policy = tables::policy(current.image(), policy as u32);
+            tables::contains32(current.image(), &policy.v4, address as u32).into()
         }
         None => 0,
     }
@@ -128,7 +157,7 @@ pub(crate) extern "C" fn holds4(bank: u64, policy: u64, address: u64) -> u64 {
 pub(crate) extern "C" fn holds6(bank: u64, policy: u64, high: u64, low: u64) -> u64 {
     match CurrentImage::of_bank(bank) {
         Some(current) => {
-            current.admits6(tables::policy(current.image, policy as u32), high, low).into()
+            current.admits6(tables::policy(current.image(), policy as u32), high, low).into()
         }
         None => 0,
     }
@@ -137,7 +166,7 @@ pub(crate) extern "C" fn holds6(bank: u64, policy: u64, high: u64, low: u64) -> 
 impl Tables for CurrentImage {
     #[inline(always)]
     fn image(&self) -> &Image {
-        self.image
+        self.image.borrow()
     }
 
     #[inline(always)]

@@ -97,9 +97,9 @@ pub struct V6 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// The ports are known.
-    Ports(Protocol),
+    Ports,
     /// The ports are known, but the fixed part of the header is not whole: only in a fragment.
-    Short(Protocol),
+    Short,
     /// It lies behind more extension headers, or another route, than the program follows, or where
     /// the packet ends before.
     Hidden,
@@ -128,6 +128,9 @@ pub struct Flow<A> {
     pub destination: A,
     /// What is known of the transport header.
     pub transport: Transport,
+    /// Whose ports they are, TCP where there are none. No field of [`Transport`]: what that would not have
+    /// written, LLVM reads all the same, and older verifiers refuse it.
+    pub kind: Protocol,
     /// IP protocol number.
     pub protocol: u8,
     /// The source port.
@@ -144,16 +147,27 @@ impl<A> Flow<A> {
     /// Of which nothing but addresses and the protocol is known.
     #[inline(always)]
     const fn of(source: A, destination: A, protocol: u8) -> Self {
-        let (transport, source_port, destination_port) = (Transport::Hidden, 0, 0);
-        let (at, end) = (0, 0);
-        Self { source, destination, transport, protocol, source_port, destination_port, at, end }
+        let (transport, kind) = (Transport::Hidden, Protocol::Tcp);
+        let (source_port, destination_port, at, end) = (0, 0, 0, 0);
+        Self {
+            source,
+            destination,
+            transport,
+            kind,
+            protocol,
+            source_port,
+            destination_port,
+            at,
+            end,
+        }
     }
 
     /// The same with ports.
     #[inline(always)]
-    fn with_ports(self, transport: Transport, ports: &Ports, at: u32, end: u32) -> Self {
+    fn with_ports(self, kind: Protocol, ports: &Ports, at: u32, end: u32) -> Self {
         Self {
-            transport,
+            transport: Transport::Ports,
+            kind,
             source_port: u16::from_be(ports.source),
             destination_port: u16::from_be(ports.destination),
             at,
@@ -162,10 +176,17 @@ impl<A> Flow<A> {
         }
     }
 
+    /// The same, of whose transport header not all is in this fragment.
+    #[inline(always)]
+    fn cut(self, whole: bool) -> Self {
+        if whole { self } else { Self { transport: Transport::Short, ..self } }
+    }
+
     /// Whether it is known to be TCP.
     #[inline(always)]
     pub(crate) const fn is_tcp(&self) -> bool {
-        matches!(self.transport, Transport::Ports(Protocol::Tcp) | Transport::Short(Protocol::Tcp))
+        matches!(self.transport, Transport::Ports | Transport::Short)
+            && matches!(self.kind, Protocol::Tcp)
     }
 }
 
@@ -336,7 +357,7 @@ fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
         let end = at + u32::from(u16::from_be(header.total_length));
         return match (packet.load::<Ports>(at + 20), protocol) {
             (Some(ports), Some(protocol)) if plain => {
-                Parsed::V4(flow.with_ports(Transport::Ports(protocol), &ports, at + 20, end))
+                Parsed::V4(flow.with_ports(protocol, &ports, at + 20, end))
             }
             _ => Parsed::Unclear,
         };
@@ -362,8 +383,7 @@ fn ipv4<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
     let in_fragment = fragment & MORE_FRAGMENTS != 0;
     let whole = !in_fragment || holds_header(protocol, total.saturating_sub(length));
     let end = if in_fragment { 0 } else { at + total };
-    let transport = if whole { Transport::Ports(protocol) } else { Transport::Short(protocol) };
-    Parsed::V4(flow.with_ports(transport, &ports, at + length, end))
+    Parsed::V4(flow.with_ports(protocol, &ports, at + length, end).cut(whole))
 }
 
 #[inline(always)]
@@ -437,8 +457,7 @@ fn ipv6<P: Packet>(packet: &P, at: u32, depth: Depth, reach: Reach) -> Parsed {
     let whole = !in_fragment || holds_header(protocol, end.saturating_sub(offset));
     let end = if in_fragment { 0 } else { end };
     let flow = Flow { protocol: next, ..flow };
-    let transport = if whole { Transport::Ports(protocol) } else { Transport::Short(protocol) };
-    Parsed::V6(flow.with_ports(transport, &ports, offset, end))
+    Parsed::V6(flow.with_ports(protocol, &ports, offset, end).cut(whole))
 }
 
 /// Whether it is ARP (RFC 826), without a VLAN tag.

@@ -139,7 +139,7 @@ fn write_recent(ctx: &TcContext, link: Link, cluster: u32) {
 #[inline(always)]
 fn recent<A: Address>(flow: &Flow<A>, cluster: u32) -> Recent {
     let protocol = match flow.transport {
-        Transport::Ports(protocol) | Transport::Short(protocol) => protocol as u32,
+        Transport::Ports | Transport::Short => flow.kind as u32,
         Transport::Hidden | Transport::Fragment | Transport::Other => 0,
     };
     let port = protocol << 16 | u32::from(flow.destination_port);

@@ -10,6 +10,7 @@ mod clsact;
 mod counters;
 mod dry_run;
 mod execute;
+mod features;
 mod fill;
 mod load;
 mod look;
@@ -25,7 +26,7 @@ pub use dry_run::{DryRun, Probe, Step};
 pub use execute::Kernel;
 pub use fill::{Fill, fill};
 pub use look::{Look, Place};
-pub use object::BPF_OBJECT;
+pub use object::Layout;
 pub use pins::Pins;
 pub use told::{EventRing, RecentSources, Suppressed, address};
 
@@ -47,9 +48,10 @@ pub fn clean(bpffs: &Path) -> Result<usize, KernelError> {
     Ok(pins::clean(bpffs)? + clsact::clean()?)
 }
 
-/// Makes sure that there is a BPF file system at `bpffs`; the one thing for which more rights may be
-/// needed than later.
+/// Makes sure that there is a BPF file system at `bpffs`, and that maps may have the memory that they need:
+/// what may take more rights than what comes later.
 pub fn mount(bpffs: &Path) -> Result<(), KernelError> {
+    features::lock_memory();
     pins::mount(bpffs)
 }
 
@@ -91,6 +93,36 @@ pub enum KernelError {
     /// Loading the object failed.
     #[error("cannot load the BPF object")]
     Load(#[source] Box<EbpfError>),
+    /// The kernel is too old, or built without something.
+    #[error(
+        "this node's kernel, Linux {kernel}, has no {feature}, which came with Linux {since}; nothing is attached: \
+         {remedy}"
+    )]
+    Lacks {
+        /// What it lacks.
+        feature: &'static str,
+        /// The first Linux with it.
+        since: &'static str,
+        /// Its release.
+        kernel: String,
+        /// What to do.
+        remedy: String,
+        /// What it answered.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel's verifier does not let a program in.
+    #[error(
+        "the verifier of this node's kernel, Linux {kernel}, refuses program {name}: {complaint}"
+    )]
+    Verifier {
+        /// Name of the program.
+        name: String,
+        /// The kernel's release.
+        kernel: String,
+        /// Its last sentence.
+        complaint: String,
+    },
     /// A program cannot be loaded, pinned or attached.
     #[error("cannot {action} program {name}")]
     Program {
@@ -183,6 +215,8 @@ impl KernelError {
             | Self::Locked { .. }
             | Self::Layout { .. }
             | Self::Load(_)
+            | Self::Lacks { .. }
+            | Self::Verifier { .. }
             | Self::Program { .. }
             | Self::Map { .. }
             | Self::PinObject { .. }

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use crate::cleanup::{Guard, Leftover, Scratch, mount_bpffs, unmount_bpffs};
 use crate::netns::Netns;
+use crate::slow::patience;
 use crate::{exec, http};
 
 /// The environment variable that names the agent's binary.
@@ -128,7 +129,7 @@ impl Installation {
     /// Starts an agent and waits until it is ready, at most 20 s.
     pub fn start(&self) -> Result<Agent> {
         let mut agent = self.launch()?;
-        agent.wait_ready(READY_LIMIT)?;
+        agent.wait_ready(patience(READY_LIMIT))?;
         Ok(agent)
     }
 
@@ -169,12 +170,12 @@ impl Installation {
     pub fn enforcer(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = self.ns.command(&self.binary);
         command.args(arguments);
-        exec::output(command, "", READY_LIMIT)
+        exec::output(command, "", patience(READY_LIMIT))
     }
 
     /// Runs `enforcer debug ARGUMENTS --bpffs … --state …` to its end, whatever the exit code.
     pub fn debug(&self, arguments: &[&str]) -> Result<Answered> {
-        let output = exec::output(self.debugging(arguments), "", READY_LIMIT)?;
+        let output = exec::output(self.debugging(arguments), "", patience(READY_LIMIT))?;
         let text = |bytes| String::from_utf8(bytes).context("the answer is no text");
         Ok(Answered {
             code: output.status.code(),
@@ -385,7 +386,7 @@ impl Agent {
         let start = Instant::now();
         change()?;
         while self.said(words) == before {
-            if start.elapsed() > limit {
+            if start.elapsed() > patience(limit) {
                 bail!("the agent has not said {words:?} within {limit:?}\n{}", self.tail());
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -410,7 +411,7 @@ impl Agent {
     fn stop(&mut self, signal: Signal) -> Result<Stopped> {
         let start = Instant::now();
         self.signal(signal)?;
-        let status = self.wait(STOP_LIMIT)?;
+        let status = self.wait(patience(STOP_LIMIT))?;
         Ok(Stopped { status, took: start.elapsed() })
     }
 

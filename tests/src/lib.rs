@@ -31,7 +31,8 @@
 //! 8. [`control_plane`] is a real API server for the nodes of a topology, or by itself;
 //!    [`watched`] is a stage whose agents read it with the rights that `deploy/base` gives them.
 //!    [`container`] runs the image on a node.
-//! 9. [`floor`] says what a packet costs a program; [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above.
+//! 9. [`floor`] says what a packet costs a program; [`netns`] is one network namespace, [`exec`] one command, [`cleanup`] the promise above,
+//!    [`slow`] what differs in emulated virtual machines.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -80,6 +81,7 @@ pub mod scene;
 pub mod seed;
 mod seen;
 pub mod shapes;
+pub mod slow;
 pub mod stage;
 pub mod survey;
 pub mod talk;

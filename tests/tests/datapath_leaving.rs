@@ -30,6 +30,7 @@ use enforcer_tests::{
     cleanup::Scratch,
     netns::Netns,
     packets::{Packet, flags},
+    slow::{at_least, fewer},
 };
 use judged::{enforce, returned, run};
 use proptest::{
@@ -171,7 +172,7 @@ fn the_kernel_agrees_with_the_oracle_on_generated_departures() {
         let mut kernel = Kernel::open(&scratch.bpffs("pins").unwrap()).unwrap();
         let kernel = RefCell::new(&mut kernel);
         let tally = RefCell::new(BTreeMap::<&str, u64>::new());
-        let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
+        let config = Config { cases: fewer(200), failure_persistence: None, ..Config::default() };
         TestRunner::new(config)
             .run(&departures(60), |(mut snapshot, questions)| {
                 as_here(&mut snapshot);
@@ -196,7 +197,8 @@ fn the_kernel_agrees_with_the_oracle_on_generated_departures() {
         let tally = tally.into_inner();
         println!("departures by reason: {tally:?}");
         for reason in ["unguarded", "peer", "served", "not_peer", "spoofed_source", "forged"] {
-            assert!(tally.get(reason).is_some_and(|asked| *asked >= 100), "{reason}: {tally:?}");
+            let asked = tally.get(reason).copied().unwrap_or_default();
+            assert!(asked >= at_least(100), "{reason}: {tally:?}");
         }
     });
 }

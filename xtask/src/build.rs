@@ -50,30 +50,38 @@ impl BpfBuilder {
         Ok(Self { toolchain, linker: bpf_linker(project, machine, toolchain)? })
     }
 
-    /// Compiles the product's program; an error is one of the program, not of the machine.
+    /// Compiles the product's program, also for kernels that take images only in parts; an error is one of the
+    /// program, not of the machine.
     pub(crate) fn object(&self, project: &Project) -> Result<()> {
         announce("building the BPF program", "about 1 minute the first time");
-        self.compile(project, "enforcer-ebpf", &project.object())
+        self.compile(project, "enforcer-ebpf", "bpf", &project.object())?;
+        self.compile(project, "enforcer-ebpf", "bpf,parts", &project.object_in_parts())
     }
 
     /// Compiles the programs that only benchmarks load.
     pub(crate) fn bench_object(&self, project: &Project) -> Result<()> {
         announce("building the BPF programs of the benchmark", "about 10 s");
-        self.compile(project, "bench-programs", &project.bench_object())
+        self.compile(project, "bench-programs", "bpf", &project.bench_object())
     }
 
-    fn compile(&self, project: &Project, binary: &str, object: &Path) -> Result<()> {
-        child::run(&mut self.cargo_build(project, binary))?;
-        let built = project.bpf_target().join(TARGET).join("release").join(binary);
+    fn compile(
+        &self,
+        project: &Project,
+        binary: &str,
+        features: &str,
+        object: &Path,
+    ) -> Result<()> {
+        child::run(&mut self.cargo_build(project, binary, features))?;
+        let built = target_of(project, features).join(TARGET).join("release").join(binary);
         copy_if_changed(&built, object)
     }
 
-    fn cargo_build(&self, project: &Project, binary: &str) -> Command {
+    fn cargo_build(&self, project: &Project, binary: &str, features: &str) -> Command {
         let mut command = self.toolchain.cargo_build(project);
         command
-            .args(["--package", "enforcer-ebpf", "--bin", binary, "--features", "bpf"])
+            .args(["--package", "enforcer-ebpf", "--bin", binary, "--features", features])
             .args(["--release", "--target", TARGET, "--target-dir"])
-            .arg(project.bpf_target())
+            .arg(target_of(project, features))
             .args(locked(project))
             .env("RUSTFLAGS", self.flags());
         // The workspace's release profile is made for the agent.
@@ -94,6 +102,14 @@ impl BpfBuilder {
     fn flags(&self) -> String {
         let linker = self.linker.display();
         format!("-C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf -C linker={linker}")
+    }
+}
+
+/// A folder for each set of features, so that none is built again for the other.
+fn target_of(project: &Project, features: &str) -> PathBuf {
+    match features {
+        "bpf" => project.bpf_target(),
+        other => project.bpf_target().join(other.replace(',', "-")),
     }
 }
 
@@ -212,7 +228,7 @@ mod tests {
             toolchain: Toolchain::Debian(compiler),
             linker: PathBuf::from("some/bpf-linker"),
         };
-        let command = builder.cargo_build(&Project::of_this_workspace(), "enforcer-ebpf");
+        let command = builder.cargo_build(&Project::of_this_workspace(), "enforcer-ebpf", "bpf");
         let env = |name: &str| {
             let (_, value) = command.get_envs().find(|(key, _)| *key == name)?;
             value.map(|value| value.to_string_lossy().into_owned())

@@ -140,7 +140,7 @@ fn kubernetes(module: &str) -> Option<String> {
 }
 
 /// This project's folder in the user's cache.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let of = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")));
     Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("api-server-access-enforcer"))

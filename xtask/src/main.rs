@@ -3,7 +3,7 @@
 //! Input: the command line. Output: the exit code of what was asked for; progress on standard error.
 //! Invariant: everything is built in `<workspace>/target`, tools are installed in
 //! `<workspace>/.tools`, and nothing else of the machine changes except the user's caches (cargo's,
-//! Go's, and one for the control plane of the tests) and Debian packages that were announced before.
+//! Go's, and one for the control plane and the kernels of the tests) and Debian packages that were announced before.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod bench;
@@ -15,6 +15,7 @@ mod demo;
 mod fuzz;
 mod go;
 mod image;
+mod kernels;
 mod machine;
 mod needs;
 mod outcome;

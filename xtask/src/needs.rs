@@ -10,6 +10,7 @@ use crate::child::{announce, ask, cargo, program, run_as_progress};
 use crate::control_plane::ControlPlane;
 use crate::go::Go;
 use crate::image::{Architecture, Engine};
+use crate::kernels;
 use crate::machine::{Machine, find};
 use crate::packages::{self, Brings, CONTAINERS, NETWORK, RUST_LINTS, TROUBLE};
 use crate::project::Project;
@@ -36,6 +37,10 @@ pub(crate) enum Need {
     Image,
     /// etcd, kube-apiserver and kubectl.
     ControlPlane,
+    /// QEMU.
+    Emulator,
+    /// Kernels of other releases, in the cache.
+    OtherKernels,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +74,8 @@ impl<'a> Needs<'a> {
                 | Need::AgentWithFaults
                 | Need::CargoDeny
                 | Need::ControlPlane
+                | Need::Emulator
+                | Need::OtherKernels
                 | Need::Image => !unmet.is_empty(),
                 Need::LoadBpf | Need::MountBpffs | Need::NetworkNamespaces => !self.machine.root,
                 Need::Root | Need::Program(_) | Need::Component(_) => false,
@@ -113,6 +120,10 @@ impl<'a> Needs<'a> {
                 engine.build(project, Architecture::here()).map(drop).map_err(broken)
             }
             Need::ControlPlane => self.control_plane(),
+            Need::Emulator => kernels::emulator(project, machine).map_err(missing("QEMU")),
+            Need::OtherKernels => {
+                kernels::kernels(project, machine).map_err(missing("kernels of Debian"))
+            }
             Need::AgentWithFaults => build::agent_with_faults(project).map_err(broken),
             Need::Agent => build::agent(project, Profile::Release).map(drop).map_err(broken),
         }

@@ -139,6 +139,20 @@ pub(crate) const GO: &[Package] = &[
     CA_CERTIFICATES,
 ];
 
+/// What starts other kernels.
+pub(crate) const EMULATOR: &[Package] = &[Package {
+    name: "qemu-system-x86",
+    brings: Brings::Program("qemu-system-x86_64"),
+    purpose: "starts other kernels in tests",
+}];
+
+/// What takes kernel packages apart.
+pub(crate) const UNPACK: &[Package] = &[Package {
+    name: "xz-utils",
+    brings: Brings::Program("xz"),
+    purpose: "unpacks kernel modules for tests",
+}];
+
 /// Parts of Debian's Rust, for who has no rustup.
 pub(crate) const RUST_LINTS: &[Package] = &[
     Package {
@@ -253,7 +267,18 @@ mod tests {
 
     #[test]
     fn every_package_says_its_purpose_and_has_no_other_elsewhere() {
-        let tables = [BPF_RUST, BPF_SUPPORT, NETWORK, TROUBLE, BUILDAH, CONTAINERS, GO, RUST_LINTS];
+        let tables = [
+            BPF_RUST,
+            BPF_SUPPORT,
+            NETWORK,
+            TROUBLE,
+            BUILDAH,
+            CONTAINERS,
+            GO,
+            EMULATOR,
+            UNPACK,
+            RUST_LINTS,
+        ];
         let all: Vec<_> = tables.into_iter().flatten().collect();
         for package in &all {
             assert!(!package.purpose.is_empty(), "{}", package.name);

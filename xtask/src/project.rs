@@ -35,6 +35,11 @@ impl Project {
         self.bpf_target().join("enforcer.bpf.o")
     }
 
+    /// The same for kernels whose arrays take no value as large as an image; the agent embeds both.
+    pub(crate) fn object_in_parts(&self) -> PathBuf {
+        self.bpf_target().join("enforcer-parts.bpf.o")
+    }
+
     /// The BPF object that only benchmarks load.
     pub(crate) fn bench_object(&self) -> PathBuf {
         self.bpf_target().join("bench.bpf.o")

@@ -21,7 +21,7 @@ use crate::needs::{Needs, Unmet};
 use crate::outcome::{Counts, Row, closing, last_line};
 use crate::project::Project;
 use crate::tiers::{Step, TIERS, Tier};
-use crate::{demo, purity, tools};
+use crate::{demo, kernels, purity, tools};
 
 /// How long the output may stay open after a test program has ended.
 const LEFTOVERS: Duration = Duration::from_secs(2);
@@ -127,6 +127,7 @@ fn run_step(project: &Project, step: &Step, extra: &[OsString]) -> Result<Ran> {
             eprintln!("$ the policy core is pure");
             purity::check(project).map(|()| Ran::Check(Counts::PASS))
         }
+        Step::Guests => kernels::run(project).map(Ran::Tests),
         Step::Demo => decide(&mut demo::prepared(project)?),
     }
 }
@@ -194,7 +195,7 @@ fn count_tests(command: &mut Command) -> Result<Counts> {
 }
 
 /// Lines as they come, from a thread of their own: reading must not outlast the child.
-fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
+pub(crate) fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = channel();
     thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {

@@ -30,6 +30,8 @@ pub(crate) enum Step {
     RealCrds,
     /// The policy core depends on nothing that knows time, network or kernel.
     PureCrate,
+    /// Tests on other kernels, in virtual machines; `guest_*` runs nowhere else.
+    Guests,
     /// The demo, whose exit code says whether every observation was as expected.
     Demo,
 }
@@ -102,6 +104,16 @@ const CONTAINERS: &[Need] = &[
     Need::ControlPlane,
 ];
 
+/// What other kernels take.
+const GUESTS: &[Need] = &[
+    Need::Program("ip"),
+    Need::Program("nft"),
+    Need::BpfObject,
+    Need::Emulator,
+    Need::OtherKernels,
+    Need::Agent,
+];
+
 pub(crate) const TIERS: &[Tier] = &[
     Tier {
         name: "lint",
@@ -170,6 +182,12 @@ pub(crate) const TIERS: &[Tier] = &[
         steps: &[Step::Tests(&["--workspace", "--test", "hostile_*"])],
     },
     Tier {
+        name: "kernels",
+        proves: "packets, connections and egress on the kernels that nodes have, 5.10 to the newest",
+        needs: GUESTS,
+        steps: &[Step::Guests],
+    },
+    Tier {
         name: "cluster",
         proves: "the agent and deploy/ against a real API server",
         needs: CLUSTER,
@@ -196,7 +214,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 impl Tier {
     /// Whether it counts tests, so that running none of them is a failure.
     pub(crate) fn has_tests(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::Tests(_)))
+        self.steps.iter().any(|step| matches!(step, Step::Tests(_) | Step::Guests))
     }
 }
 
@@ -254,6 +272,7 @@ mod tests {
     fn commands() -> impl Iterator<Item = &'static [&'static str]> {
         TIERS.iter().flat_map(|tier| tier.steps).filter_map(|step| match step {
             Step::Tests(args) => Some(*args),
+            Step::Guests => Some(&["guest_*"]),
             Step::Cargo(_)
             | Step::RealCrds
             | Step::DependencyRules

@@ -1,8 +1,8 @@
 //! The packets that ICMP errors quote (RFC 792, RFC 4443), as far as they are plain.
 
 use super::{
-    FRAGMENT_OFFSET, Flow, Ipv4Header, Ipv6Header, PLAIN_IPV4, Packet, Ports, Protocol, Transport,
-    V4, V6, address6,
+    FRAGMENT_OFFSET, Flow, Ipv4Header, Ipv6Header, PLAIN_IPV4, Packet, Ports, Protocol, V4, V6,
+    address6,
 };
 
 /// The IPv4 packet that an ICMP error quotes at this place, as far as it is whole and without options.
@@ -19,7 +19,7 @@ pub fn quoted4<P: Packet>(packet: &P, at: u32) -> Option<Flow<V4>> {
         V4(u32::from_be(header.destination)),
         protocol.number(),
     );
-    Some(flow.with_ports(Transport::Ports(protocol), &ports, at + 20, 0))
+    Some(flow.with_ports(protocol, &ports, at + 20, 0))
 }
 
 /// The IPv6 packet that an ICMPv6 error quotes at this place, as far as it has no extension headers.
@@ -29,5 +29,5 @@ pub fn quoted6<P: Packet>(packet: &P, at: u32) -> Option<Flow<V6>> {
     let ports = packet.load::<Ports>(at + 40)?;
     let protocol = Protocol::of(header.next)?;
     let flow = Flow::of(address6(header.source), address6(header.destination), protocol.number());
-    Some(flow.with_ports(Transport::Ports(protocol), &ports, at + 40, 0))
+    Some(flow.with_ports(protocol, &ports, at + 40, 0))
 }

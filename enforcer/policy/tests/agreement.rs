@@ -89,7 +89,8 @@ fn flow<A>(packet: &Packet, source: A, destination: A) -> Flow<A> {
     Flow {
         source,
         destination,
-        transport: Transport::Ports(protocol),
+        transport: Transport::Ports,
+        kind: protocol,
         protocol: protocol.number(),
         source_port: SOURCE_PORT,
         destination_port: packet.port,

@@ -12,6 +12,7 @@ use enforcer_policy::plan::{Attachments, Hook, Interface, Program};
 use super::{
     KernelError, Pins,
     clsact::{self, Filters},
+    features,
     load::Programs,
     tcx,
 };
@@ -41,6 +42,7 @@ impl Attacher {
     pub(super) fn new(attach: Attach) -> Result<Self, KernelError> {
         let tcx = match attach {
             Attach::Auto => tcx::is_supported(),
+            Attach::Tcx if !tcx::is_supported() => return Err(features::no_tcx()),
             Attach::Tcx => true,
             Attach::Clsact => false,
         };

@@ -3,19 +3,20 @@
 use std::{
     num::NonZeroUsize,
     os::fd::AsFd as _,
+    path::Path,
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::maps::{Array, ArrayOfMaps, MapData, MapError};
-use enforcer_ebpf::abi::{Images, MAP_GRACE, MAP_IMAGES};
+use enforcer_ebpf::abi::{IMAGE_BYTES, MAP_GRACE, MAP_IMAGES};
 use enforcer_policy::{
     image::{IMAGE_WORDS, is_image},
     plan::Bank,
 };
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::{KernelError, Pins, pins};
+use super::{KernelError, Layout, Pins, pins};
 
 /// Both banks.
 pub(super) struct Banks {
@@ -31,7 +32,11 @@ impl Banks {
         let images = MapData::from_pin(pins.map(MAP_IMAGES))
             .map_err(|source| error("open", MAP_IMAGES, source))?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        Ok(Self { images: Mapping::of(&images, access)?, grace, token: token(pins)? })
+        Ok(Self {
+            images: Mapping::of(&images, &pins.map(MAP_IMAGES), access)?,
+            grace,
+            token: token(pins)?,
+        })
     }
 
     /// Bank in force; `None` before the first image.
@@ -80,9 +85,10 @@ fn error(action: &'static str, name: &'static str, source: MapError) -> KernelEr
     KernelError::Map { action, name, source: Box::new(source) }
 }
 
-/// The value of the map in this process's memory.
+/// The values of the map in this process's memory.
 pub(super) struct Mapping {
-    begin: NonNull<Images>,
+    begin: NonNull<u8>,
+    layout: Layout,
 }
 
 // SAFETY: the mapping belongs to no thread.
@@ -91,15 +97,21 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    const BYTES: NonZeroUsize = NonZeroUsize::new(size_of::<Images>()).expect("it is not empty");
-
-    pub(super) fn of(map: &MapData, access: ProtFlags) -> Result<Self, KernelError> {
+    /// Of the map that is pinned at `path`.
+    pub(super) fn of(map: &MapData, path: &Path, access: ProtFlags) -> Result<Self, KernelError> {
+        let info = map.info().map_err(|source| error("read", MAP_IMAGES, source))?;
+        let layout = Layout::of(&info).ok_or_else(|| KernelError::Layout { path: path.into() })?;
         // SAFETY: a new shared mapping of a map with as many bytes, at an address of the kernel's
         // choice.
-        let begin =
-            unsafe { mmap(None, Self::BYTES, access, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) };
+        let begin = unsafe {
+            mmap(None, Self::length(layout), access, MapFlags::MAP_SHARED, map.fd().as_fd(), 0)
+        };
         let begin = begin.map_err(|errno| KernelError::Mapping(errno.into()))?;
-        Ok(Self { begin: begin.cast() })
+        Ok(Self { begin: begin.cast(), layout })
+    }
+
+    fn length(layout: Layout) -> NonZeroUsize {
+        NonZeroUsize::new(layout.bytes()).expect("no layout is empty")
     }
 
     /// The bank that is in force, whether or not an image is in it.
@@ -127,20 +139,19 @@ impl Mapping {
 
     fn active(&self) -> &AtomicU64 {
         // SAFETY: mapped as long as `self`, aligned to a page, and never accessed otherwise here.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.begin.as_ptr()).active) }
+        unsafe { AtomicU64::from_ptr(self.begin.cast().as_ptr()) }
     }
 
     fn bank(&self, bank: Bank) -> NonNull<u64> {
-        // SAFETY: a place inside the mapping, so not null.
-        unsafe {
-            NonNull::new_unchecked(&raw mut (*self.begin.as_ptr()).banks[bank as usize]).cast()
-        }
+        let at = self.layout.images_at() + bank as usize * IMAGE_BYTES;
+        // SAFETY: inside the mapping, which ends behind two images.
+        unsafe { self.begin.add(at) }.cast()
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: mapped in `of` with this length; no slice outlives its owner.
-        let _ = unsafe { munmap(self.begin.cast(), Self::BYTES.get()) };
+        let _ = unsafe { munmap(self.begin.cast(), self.layout.bytes()) };
     }
 }

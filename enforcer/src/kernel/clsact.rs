@@ -25,7 +25,7 @@ use rtnetlink::{
     },
 };
 
-use super::{KernelError, attach::ProgramIds};
+use super::{KernelError, attach::ProgramIds, features};
 use crate::netlink::{RequestError, Requests, Whole};
 
 /// Names filters as ours: "enf", 1 or 2. A second one stands at a hook while a place is retaken.
@@ -116,12 +116,16 @@ impl Filters {
             Err(error) if is(&error, Errno::EEXIST) => {
                 self.ours_on(index)?.iter().any(|filter| filter.own_discipline)
             }
-            Err(error) => return Err(at(interface, "add", error)),
+            Err(error) => {
+                let lacks = features::of_discipline(error);
+                return Err(lacks.unwrap_or_else(|error| at(interface, "add", error)));
+            }
         };
         let [handle, _] = HANDLES;
         let place = Place { interface, hook, handle, own_discipline };
-        self.put(program, &place, NLM_F_CREATE | NLM_F_EXCL)
-            .map_err(|error| at(interface, "add", error))
+        self.put(program, &place, NLM_F_CREATE | NLM_F_EXCL).map_err(|error| {
+            features::of_filter(error).unwrap_or_else(|error| at(interface, "add", error))
+        })
     }
 
     /// Whether the first filter of a hook is ours; if not, the number of our program that stands

@@ -9,9 +9,10 @@ use enforcer_policy::{
 };
 
 use super::{
-    Attach, CounterTable, KernelError, Pins,
+    Attach, CounterTable, KernelError, Layout, Pins,
     attach::Attacher,
     banks::Banks,
+    features,
     load::{Loaded, Programs, load},
     told,
 };
@@ -34,8 +35,17 @@ impl Kernel {
 
     /// The same, with programs attached in this manner.
     pub fn open_attaching(bpffs: &Path, attach: Attach) -> Result<Self, KernelError> {
+        Self::open_laid_out(bpffs, attach, features::layout())
+    }
+
+    /// The same, with images laid out in this manner.
+    pub fn open_laid_out(
+        bpffs: &Path,
+        attach: Attach,
+        layout: Layout,
+    ) -> Result<Self, KernelError> {
         let pins = Pins::open(bpffs)?;
-        let Loaded { banks, counters, programs } = load(&pins)?;
+        let Loaded { banks, counters, programs } = load(&pins, layout)?;
         Ok(Self { pins, banks, counters, programs, attacher: Attacher::new(attach)? })
     }
 

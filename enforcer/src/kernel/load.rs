@@ -9,14 +9,14 @@ use aya::{
 };
 use enforcer_ebpf::{
     abi::{
-        CLUSTERS, Counters, Images, MAP_ANSWERED, MAP_ASKED, MAP_COUNTERS, MAP_EVENTS, MAP_GRACE,
+        CLUSTERS, Counters, MAP_ANSWERED, MAP_ASKED, MAP_COUNTERS, MAP_EVENTS, MAP_GRACE,
         MAP_IMAGES, MAP_LISTENED, MAP_OPENED, MAP_REASONS, MAP_RECENT, MAP_SUPPRESSED,
     },
     verdict::Reason,
 };
 use enforcer_policy::plan::Program;
 
-use super::{BPF_OBJECT, CounterTable, KernelError, Pins, attach::ProgramIds, banks::Banks};
+use super::{CounterTable, KernelError, Layout, Pins, attach::ProgramIds, banks::Banks, features};
 use crate::fault;
 
 /// Maps that the programs share with the agent.
@@ -48,6 +48,7 @@ pub(super) struct Programs {
     /// The same once more, loaded when a program must hang twice on a hook for a moment.
     twin: Option<Ebpf>,
     ids: ProgramIds,
+    layout: Layout,
 }
 
 impl Programs {
@@ -74,15 +75,11 @@ impl Programs {
         }
         let twin = match &mut self.twin {
             Some(twin) => twin,
-            empty => empty.insert(open_object(pins)?),
+            empty => empty.insert(open_object(pins, self.layout)?),
         };
         let copy = classifier(twin, name)?;
         if copy.fd().is_err() {
-            copy.load().map_err(|source| KernelError::Program {
-                action: "load",
-                name: name.to_owned(),
-                source: Box::new(source),
-            })?;
+            copy.load().map_err(|source| features::of_program(name, source))?;
             self.ids.insert(id(copy, name)?, program);
         }
         classifier(twin, name)
@@ -98,28 +95,24 @@ fn id(program: &SchedClassifier, name: &'static str) -> Result<u32, KernelError>
     Ok(info.id())
 }
 
-fn open_object(pins: &Pins) -> Result<Ebpf, KernelError> {
+fn open_object(pins: &Pins, layout: Layout) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     for name in MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
-    loader.load(BPF_OBJECT).map_err(|source| KernelError::Load(Box::new(source)))
+    loader.load(layout.object()).map_err(features::of_object)
 }
 
 /// Loads the embedded object against the pinned maps.
-pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
-    let mut object = open_object(pins)?;
+pub(super) fn load(pins: &Pins, layout: Layout) -> Result<Loaded, KernelError> {
+    let mut object = open_object(pins, layout)?;
     let mut ids = ProgramIds::new();
     for kind in Program::ALL {
         fault::point("a program is about to be loaded");
         let path = pins.program(kind);
         let name = kind.name();
         let program = classifier(&mut object, name)?;
-        program.load().map_err(|source| KernelError::Program {
-            action: "load",
-            name: name.to_owned(),
-            source: Box::new(source),
-        })?;
+        program.load().map_err(|source| features::of_program(name, source))?;
         replace_pin(&path, |path| {
             program.pin(path).map_err(|source| KernelError::PinObject {
                 path: path.into(),
@@ -128,14 +121,25 @@ pub(super) fn load(pins: &Pins) -> Result<Loaded, KernelError> {
         })?;
         ids.insert(id(program, name)?, kind);
     }
-    take(&mut object, pins, MAP_IMAGES, Ok)?;
-    let grace = take(&mut object, pins, MAP_GRACE, ArrayOfMaps::try_from)?;
-    let clusters = take(&mut object, pins, MAP_COUNTERS, PerCpuArray::try_from)?;
-    let reasons = take(&mut object, pins, MAP_REASONS, PerCpuArray::try_from)?;
+    take(&mut object, pins, (MAP_IMAGES, layout.values()), Ok)?;
+    let grace =
+        take(&mut object, pins, (MAP_GRACE, (size_of::<u32>() as u32, 1)), ArrayOfMaps::try_from)?;
+    let clusters = take(
+        &mut object,
+        pins,
+        (MAP_COUNTERS, (size_of::<Counters>() as u32, CLUSTERS)),
+        PerCpuArray::try_from,
+    )?;
+    let reasons = take(
+        &mut object,
+        pins,
+        (MAP_REASONS, (size_of::<u64>() as u32, Reason::ALL.len() as u32)),
+        PerCpuArray::try_from,
+    )?;
     Ok(Loaded {
         banks: Banks::open(pins, grace)?,
         counters: CounterTable::new(clusters, reasons),
-        programs: Programs { object, twin: None, ids },
+        programs: Programs { object, twin: None, ids, layout },
     })
 }
 
@@ -156,12 +160,12 @@ fn classifier<'a>(
     })
 }
 
-/// Takes a map out of the object and checks that the pin it came from has this build's layout:
-/// aya accepts any pinned map.
+/// Takes a map out of the object and checks that the pin it came from has the size of values and the
+/// entries of this build's: aya accepts any pinned map.
 fn take<M>(
     object: &mut Ebpf,
     pins: &Pins,
-    name: &'static str,
+    (name, (value_size, max_entries)): (&'static str, (u32, u32)),
     typed: impl FnOnce(Map) -> Result<M, MapError>,
 ) -> Result<M, KernelError> {
     let failed = |source| KernelError::Map { action: "open", name, source: Box::new(source) };
@@ -170,21 +174,10 @@ fn take<M>(
         .ok_or_else(|| failed(MapError::InvalidName { name: name.to_owned() }))?;
     let path = pins.map(name);
     let pinned = MapData::from_pin(&path).and_then(|data| data.info()).map_err(failed)?;
-    let (value_size, max_entries) = layout(name);
     if pinned.value_size() != value_size || pinned.max_entries() != max_entries {
         return Err(KernelError::Layout { path });
     }
     typed(map).map_err(failed)
-}
-
-/// Value size and entries of a map of this build.
-fn layout(name: &str) -> (u32, u32) {
-    match name {
-        MAP_IMAGES => (size_of::<Images>() as u32, 1),
-        MAP_COUNTERS => (size_of::<Counters>() as u32, CLUSTERS),
-        MAP_REASONS => (size_of::<u64>() as u32, Reason::ALL.len() as u32),
-        _ => (size_of::<u32>() as u32, 1),
-    }
 }
 
 /// Pins under a name of its own, then renames, so that the path always leads to a whole object.

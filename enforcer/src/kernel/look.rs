@@ -72,7 +72,7 @@ impl Look {
         })?;
         Ok(Self {
             bpffs: bpffs.into(),
-            images: Mapping::of(&images, ProtFlags::PROT_READ)?,
+            images: Mapping::of(&images, &path, ProtFlags::PROT_READ)?,
             counters: CounterTable::open(bpffs)?,
         })
     }

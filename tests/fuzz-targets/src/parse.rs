@@ -152,9 +152,9 @@ fn ports<A: Copy>(
 ) -> Option<(IpAddr, IpAddr, u8, (u16, u16))> {
     let Flow { source, destination, source_port, destination_port, .. } = *flow;
     let protocol = match flow.transport {
-        Transport::Ports(protocol) => protocol.number(),
+        Transport::Ports => flow.kind.number(),
         Transport::Hidden => return None,
-        Transport::Short(_) | Transport::Fragment | Transport::Other => {
+        Transport::Short | Transport::Fragment | Transport::Other => {
             panic!("it is whole: {:?}", flow.transport)
         }
     };
