@@ -85,7 +85,7 @@ enum Command {
         #[arg(long)]
         keep: bool,
         /// How long each target is fuzzed
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
         minutes: u64,
         /// Only these targets
         #[arg(value_name = "TARGET", value_parser = PossibleValuesParser::new(fuzz::TARGETS))]
