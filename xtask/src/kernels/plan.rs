@@ -47,33 +47,33 @@ const WORKS: &[Line] = &[
         name: "shapes",
         program: "datapath_shapes",
         tests: &["extension_headers_in_any_order", "truncated_packets"],
-        limit: 120,
+        limit: 300,
     },
-    Line { name: "oracle", program: "datapath_oracle", tests: &["the_kernel_agrees"], limit: 180 },
+    Line { name: "oracle", program: "datapath_oracle", tests: &["the_kernel_agrees"], limit: 300 },
     Line {
         name: "leaving",
         program: "datapath_leaving",
         tests: &["the_kernel_agrees"],
-        limit: 180,
+        limit: 300,
     },
-    Line { name: "agent", program: "guest_agent", tests: &[], limit: 180 },
+    Line { name: "agent", program: "guest_agent", tests: &[], limit: 300 },
     Line {
         name: "connections",
         program: "agent_changes",
         tests: &["a_removed_range_stalls"],
-        limit: 180,
+        limit: 300,
     },
     Line {
         name: "egress",
         program: "agent_egress",
         tests: &["forged::what_belongs_to_no_connection", "gate::connections_to_what"],
-        limit: 400,
+        limit: 600,
     },
 ];
 
 /// Besides, where a kernel can refuse something: the agent says what, and touches nothing.
 const REFUSED: &[Line] =
-    &[Line { name: "refusal", program: "guest_refusal", tests: &[], limit: 120 }];
+    &[Line { name: "refusal", program: "guest_refusal", tests: &[], limit: 300 }];
 
 /// What runs on such a kernel.
 pub(super) fn of(memory: Memory) -> Vec<&'static Line> {
