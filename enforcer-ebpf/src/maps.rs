@@ -1,6 +1,5 @@
 //! BPF only: the maps, and the image in force as the data path's [`Image`].
 
-use core::borrow::Borrow as _;
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf},
@@ -164,9 +163,16 @@ pub(crate) extern "C" fn holds6(bank: u64, policy: u64, high: u64, low: u64) -> 
 }
 
 impl Tables for CurrentImage {
+    #[cfg(not(feature = "parts"))]
     #[inline(always)]
     fn image(&self) -> &Image {
-        self.image.borrow()
+        self.image
+    }
+
+    #[cfg(feature = "parts")]
+    #[inline(always)]
+    fn image(&self) -> &Image {
+        &self.image
     }
 
     #[inline(always)]
