@@ -1,6 +1,5 @@
 //! BPF only: the maps, and the image in force as the data path's [`Image`].
 
-
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf},
     helpers::bpf_ktime_get_ns,
