@@ -3,6 +3,7 @@
 //!
 //! An [`Installation`] outlives its agents: what they pinned stays until it is dropped.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -359,6 +360,12 @@ impl Agent {
     /// not be there.
     pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
         Ok(http::samples(&self.metrics()?, name, labels).iter().sum::<f64>() as u64)
+    }
+
+    /// Packets by reason of their verdict, for these reasons; zero where there were none.
+    pub fn verdicts(&self, reasons: &[&'static str]) -> Result<BTreeMap<&'static str, u64>> {
+        let count = |reason| self.count("enforcer_verdicts_total", &[("reason", reason)]);
+        reasons.iter().map(|reason| Ok((*reason, count(reason)?))).collect()
     }
 
     /// Everything logged so far.

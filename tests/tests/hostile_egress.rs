@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use enforcer_tests::addresses::{Dual, ROUTER};
 use enforcer_tests::agent::Agent;
 use enforcer_tests::gated::Gated;
-use enforcer_tests::http::samples;
 use enforcer_tests::netns::Netns;
 use enforcer_tests::packets::{Seen, flags, protocol};
 use enforcer_tests::raw::RawPort;
@@ -258,12 +257,8 @@ fn observed(ns: &Netns) -> u64 {
 
 /// Verdicts of the node by reason.
 fn verdicts(agent: Option<&Agent>) -> BTreeMap<&'static str, u64> {
-    let Some(agent) = agent else { return BTreeMap::new() };
-    let page = agent.metrics().unwrap();
-    let count = |reason: &&'static str| {
-        samples(&page, "enforcer_verdicts_total", &[("reason", reason)]).iter().sum::<f64>() as u64
-    };
-    DENIED.iter().chain(&ADMITTED).map(|reason| (*reason, count(reason))).collect()
+    let reasons = [&DENIED[..], &ADMITTED].concat();
+    agent.map(|agent| agent.verdicts(&reasons).unwrap()).unwrap_or_default()
 }
 
 #[test]

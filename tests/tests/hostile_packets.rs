@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use enforcer_tests::addresses::{Dual, NEIGHBOUR, STRANGER};
 use enforcer_tests::agent::Agent;
-use enforcer_tests::http::samples;
 use enforcer_tests::listen::{Server, UdpServer};
 use enforcer_tests::packets::{Packet, flags};
 use enforcer_tests::pairs::{Lane, PairStream};
@@ -386,12 +385,8 @@ impl Hostile {
 
 /// Verdicts of the node by reason.
 fn verdicts(agent: Option<&Agent>) -> BTreeMap<&'static str, u64> {
-    let Some(agent) = agent else { return BTreeMap::new() };
-    let page = agent.metrics().unwrap();
-    let count = |reason: &&'static str| {
-        samples(&page, "enforcer_verdicts_total", &[("reason", reason)]).iter().sum::<f64>() as u64
-    };
-    DENIED.iter().chain(&ADMITTED).map(|reason| (*reason, count(reason))).collect()
+    let reasons = [&DENIED[..], &ADMITTED].concat();
+    agent.map(|agent| agent.verdicts(&reasons).unwrap()).unwrap_or_default()
 }
 
 /// Counts the stranger's packets, as they come and when they are whole; and takes packets to
